@@ -1,0 +1,178 @@
+"""What was planned before any trial ran: plan.json as frozen dataclasses, checked at the door."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+At = Literal["final", "last_k_mean", "auc"]
+Direction = Literal["min", "max"]
+
+
+class ResultsError(ValueError):
+    """The experiment's files, or a name asked for, cannot be used: the message names it and the way out."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ResultsError:
+    """The error for a name that is not in the list: did you mean, then the list."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return ResultsError(f"{kind} {name!r} is unknown.{hint} Known: {', '.join(known)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One planned trial."""
+
+    trial_id: str
+    arm: str
+    seed: int
+    config_hash: str
+    factors: Mapping[str, str]
+    """Field of the trial's config -> its value as JSON text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """One planned question: is the treatment better than the baseline?"""
+
+    treatment: str
+    baseline: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Primary:
+    """The endpoint named before the run."""
+
+    metric: str
+    split: str
+    at: At
+    k: int
+    """last_k_mean: evaluations averaged."""
+    direction: Direction
+    """min: lower is better."""
+    margin: float | None
+    """Largest harm that still counts as none, in the metric's unit; None: no non-inferiority verdict."""
+    sesoi: float | None
+    """Smallest effect of interest, in the metric's unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """plan.json. A cell is one (arm, seed); everything downstream is built from the cells outwards."""
+
+    name: str
+    plan_hash: str
+    arms: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+    declared_factors: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    contrasts: tuple[Contrast, ...]
+    baseline: str
+    primary: Primary
+    secondary: tuple[str, ...]
+    alpha: float
+
+
+def read_plan(path: Path) -> Plan:
+    """plan.json, or a ResultsError that names the file and what is wrong with it."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(
+            f"{path.parent} holds no plan.json, so it is no experiment folder: give the folder that "
+            "`kvtune run` wrote (STORAGE/NAME)."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read as JSON ({error}): restore it, or run again.") from error
+    try:
+        plan = _parse(raw)
+        _check(plan)
+    except KeyError as error:
+        raise ResultsError(f"{path} lacks the field {error}: was it written by another version?") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ResultsError(f"{path}: {error}") from error
+    return plan
+
+
+def _parse(raw: Mapping[str, Any]) -> Plan:
+    analysis = raw["analysis"]
+    return Plan(
+        name=str(raw["name"]),
+        plan_hash=str(raw["plan_hash"]),
+        arms={str(arm): dict(overrides) for arm, overrides in raw["arms"].items()},
+        seeds=tuple(int(seed) for seed in raw["seeds"]),
+        declared_factors=tuple(str(field) for field in raw["declared_factors"]),
+        cells=tuple(_parse_cell(cell) for cell in raw["cells"]),
+        contrasts=tuple(
+            Contrast(treatment=str(pair["treatment"]), baseline=str(pair["baseline"]))
+            for pair in raw["contrasts"]
+        ),
+        baseline=str(analysis["baseline"]),
+        primary=_parse_primary(analysis["primary"]),
+        secondary=tuple(str(metric) for metric in analysis.get("secondary") or ()),
+        alpha=float(analysis.get("alpha", 0.05)),
+    )
+
+
+def _parse_cell(raw: Mapping[str, Any]) -> Cell:
+    return Cell(
+        trial_id=str(raw["trial_id"]),
+        arm=str(raw["arm"]),
+        seed=int(raw["seed"]),
+        config_hash=str(raw["config_hash"]),
+        factors={
+            str(field): json.dumps(value, sort_keys=True)
+            for field, value in (raw.get("factors") or {}).items()
+        },
+    )
+
+
+def _parse_primary(raw: Mapping[str, Any]) -> Primary:
+    for field, kind in (("at", At), ("direction", Direction)):
+        if raw[field] not in get_args(kind):
+            raise unknown(f"analysis.primary.{field}", str(raw[field]), get_args(kind))
+    return Primary(
+        metric=str(raw["metric"]),
+        split=str(raw.get("split", "eval")),
+        at=raw["at"],
+        k=int(raw.get("k", 3)),
+        direction=raw["direction"],
+        margin=_size(raw, "margin"),
+        sesoi=_size(raw, "sesoi"),
+    )
+
+
+def _size(raw: Mapping[str, Any], field: str) -> float | None:
+    if raw.get(field) is None:
+        return None
+    value = float(raw[field])
+    if not (math.isfinite(value) and value > 0):
+        raise ResultsError(f"analysis.primary.{field} must be a finite number above 0, got {value}.")
+    return value
+
+
+def _check(plan: Plan) -> None:
+    places = [(cell.arm, cell.seed) for cell in plan.cells]
+    if len(set(places)) < len(places):
+        twice = next(place for place in places if places.count(place) > 1)
+        raise ResultsError(f"arm {twice[0]!r} with seed {twice[1]} is planned twice: plan each cell once.")
+    names = [cell.trial_id for cell in plan.cells]
+    if len(set(names)) < len(names):
+        twice_named = next(name for name in names if names.count(name) > 1)
+        raise ResultsError(f"trial_id {twice_named!r} names two cells: every cell needs its own.")
+    mentioned = {arm for arm, _ in places} | {
+        arm for contrast in plan.contrasts for arm in (contrast.treatment, contrast.baseline)
+    }
+    for arm in sorted(mentioned - plan.arms.keys()):
+        raise unknown("arm", arm, plan.arms)
+    if not 0 < plan.alpha < 1:
+        raise ResultsError(f"analysis.alpha must lie between 0 and 1, got {plan.alpha}.")
+    if plan.primary.k < 1:
+        raise ResultsError(f"analysis.primary.k must be at least 1, got {plan.primary.k}.")

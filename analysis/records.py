@@ -1,0 +1,175 @@
+"""The files of one experiment: where they lie, and how they are read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.plan import Plan, ResultsError, read_plan, unknown
+
+__all__ = ["Experiment", "ResultsError", "ResultsFolder", "load"]
+
+FAILURES = ("diverged", "crashed", "oom", "timeout")
+"""A trial that ends so is an outcome: counted, tested, never replaced by a fresh seed."""
+ADMINISTRATIVE = ("preempted", "cancelled", "not_run")
+"""A trial lost for reasons that have nothing to do with its arm: run the same seed again."""
+STATUSES = ("completed", *FAILURES, *ADMINISTRATIVE)
+
+RUN_COLUMNS = (
+    "trial_id", "attempt", "arm", "seed", "status", "failure_reason", "first_nonfinite_step",
+    "planned_steps", "completed_steps", "tokens_seen", "config_hash", "data_order_hash", "init_hash",
+    "eval_set_hash",
+)  # fmt: skip
+METRIC_COLUMNS = ("trial_id", "attempt", "step", "wall_s", "split", "metric", "value")
+ITEM_COLUMNS = ("trial_id", "item_id", "correct")
+
+
+class ResultsFolder:
+    """STORAGE/NAME: owns the name of every file that belongs to an experiment as a whole."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @property
+    def experiment_yaml(self) -> Path:
+        """The experiment file as resolved."""
+        return self.path / "experiment.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """Arms, seeds, cells, contrasts and analysis, written before any trial."""
+        return self.path / "plan.json"
+
+    @property
+    def provenance(self) -> Path:
+        """Code revision, versions, host and devices."""
+        return self.path / "provenance.json"
+
+    @property
+    def trials(self) -> Path:
+        """One folder per trial."""
+        return self.path / "trials"
+
+    @property
+    def runs(self) -> Path:
+        """Table: one row per attempt."""
+        return self.path / "runs.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        """Table, long: one row per trial, step, split and metric."""
+        return self.path / "metrics.parquet"
+
+    @property
+    def items(self) -> Path:
+        """Table: one row per trial and held-out item."""
+        return self.path / "items.parquet"
+
+    @property
+    def report(self) -> Path:
+        """What `kvtune report` writes."""
+        return self.path / "report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One experiment as read from its folder."""
+
+    folder: ResultsFolder
+    plan: Plan
+    runs: pd.DataFrame
+    """One row per attempt, unique by (trial_id, attempt); factor columns are prefixed `factor.`."""
+    metrics: pd.DataFrame
+    """Long: trial_id, attempt, step, wall_s [s], split, metric, value; NaN and Inf as reported."""
+    items: pd.DataFrame | None
+    """trial_id, item_id, correct; None where no per-item results were kept."""
+    provenance: dict[str, Any]
+    """provenance.json; empty where there is none."""
+
+
+def load(folder: str | os.PathLike[str]) -> Experiment:
+    """Reads plan and tables of an experiment folder and checks that they can be used.
+
+    Raises ResultsError naming file, field and way out. What the trials did wrong is no error here: that is
+    for the validity gates.
+    """
+    files = ResultsFolder(folder)
+    if not files.path.is_dir():
+        raise ResultsError(f"No folder {files.path}: give the folder that `kvtune run` wrote (STORAGE/NAME).")
+    return Experiment(
+        folder=files,
+        plan=read_plan(files.plan),
+        runs=_read_runs(files.runs),
+        metrics=_read_metrics(files.metrics),
+        items=_read_table(files.items, ITEM_COLUMNS) if files.items.exists() else None,
+        provenance=_read_provenance(files.provenance),
+    )
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise ResultsError(
+            f"{path} is missing: `kvtune run` writes it when it collects the trials; run it again."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read as parquet ({error}): run again to collect it.") from error
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise ResultsError(
+            f"{path} lacks the columns {', '.join(missing)}: was it written by another version?"
+        )
+    return table
+
+
+def _read_runs(path: Path) -> pd.DataFrame:
+    table = _read_table(path, RUN_COLUMNS)
+    table = table.assign(
+        seed=_whole_numbers(table["seed"], path), attempt=_whole_numbers(table["attempt"].fillna(0), path)
+    ).drop_duplicates(ignore_index=True)
+    for status in sorted(set(table["status"]) - set(STATUSES), key=str):
+        raise unknown(f"{path}: status", str(status), STATUSES)
+    twice = table[table.duplicated(["trial_id", "attempt"])]
+    if len(twice):
+        row = twice.iloc[0]
+        raise ResultsError(
+            f"{path} has two different rows for attempt {row['attempt']} of {row['trial_id']}: collect again."
+        )
+    return table
+
+
+def _read_metrics(path: Path) -> pd.DataFrame:
+    table = _read_table(path, METRIC_COLUMNS)
+    return table.assign(
+        step=_whole_numbers(table["step"], path),
+        attempt=_whole_numbers(table["attempt"], path),
+        wall_s=pd.to_numeric(table["wall_s"], errors="coerce"),
+        value=pd.to_numeric(table["value"], errors="coerce").astype("float64"),
+    )
+
+
+def _whole_numbers(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = column[numbers.isna() | (numbers % 1 != 0)]
+    if len(wrong):
+        raise ResultsError(
+            f"{path}: column {column.name!r} holds {wrong.iloc[0]!r}, which is no whole number."
+        )
+    return numbers.astype("int64")
+
+
+def _read_provenance(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read as JSON ({error}): remove it, or run again.") from error
+    return content if isinstance(content, dict) else {"provenance": content}
