@@ -1,7 +1,7 @@
 """Which entries of the chain of thought's cache are kept: per row, layer and key-value head.
 
-A compressor only scores entries; `select` ranks them. To add one: a function in a file beside this one, a line
-in COMPRESSORS, its name in `trainables.config.KVMethod`.
+A compressor only scores entries; `select` ranks them. To add one: a function in a file here, a line in
+COMPRESSORS, its name in `trainables.config.KVMethod`.
 """
 
 from __future__ import annotations
