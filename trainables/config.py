@@ -96,7 +96,7 @@ class DistillConfig:
 
     # --- distillation
     alignment_mode: AlignmentMode = "structured"
-    """flat: one linear map of flattened heads. structured: heads and head_dim mapped apart, never flattened."""
+    """flat: one linear map of flattened heads. structured: heads and head_dim apart, never flattened."""
     map_proj_share_dim: bool | None = None
     """structured: one dimension map shared by all heads, instead of one per head."""
     map_proj_init_uniform: bool | None = None
@@ -178,9 +178,9 @@ class DistillConfig:
         per_head = self.kv_method not in ("full", "right_crop")
         if self.kv_direction != "student_to_teacher" and self.student == "same_sequence" and per_head:
             raise InputError(
-                f"--kv_direction {self.kv_direction} mixes the teacher's heads, and --kv_method {self.kv_method} "
-                "keeps other positions in each of them: choose --kv_method full or right_crop, "
-                "or --kv_direction student_to_teacher."
+                f"--kv_direction {self.kv_direction} mixes the teacher's heads, and --kv_method "
+                f"{self.kv_method} keeps other positions in each of them: "
+                "choose --kv_method full or right_crop, or --kv_direction student_to_teacher."
             )
         if self.eval_file and not self.train_file:
             raise InputError("--eval_file has no effect without --train_file: give both, or neither.")

@@ -79,7 +79,7 @@ def _cut(encoding: Encoding, example: Example, start: tuple[int, ...], eos: int)
     value = encoding.char_to_token(to_value)
     if chain is None or answer is None or value is None or not 0 < chain < answer < value:
         raise _straddling(example)
-    if encoding.token_to_chars(value)[0] < to_value - 1:
+    if _begins(encoding, value) < to_value - 1:
         raise _straddling(example)
     ids = encoding.ids
     return Encoded((*start, *ids[:chain]), tuple(ids[chain:answer]), (*ids[answer:], eos), value - answer - 1)
@@ -91,11 +91,18 @@ def _first_token(encoding: Encoding, border: int, part: str) -> int | None:
     Asks for single characters: making lists of all offsets takes as long as tokenising.
     """
     token = encoding.char_to_token(border + len(part) - len(part.lstrip()))
-    if token is None or encoding.token_to_chars(token)[0] < border:
+    if token is None or _begins(encoding, token) < border:
         return None
-    while token and encoding.token_to_chars(token - 1)[0] >= border:  # a space that is a token of its own
+    while token and _begins(encoding, token - 1) >= border:  # a space that is a token of its own
         token -= 1
     return token
+
+
+def _begins(encoding: Encoding, token: int) -> int:
+    """The character at which a token begins."""
+    span = encoding.token_to_chars(token)
+    assert span is not None, "only added special tokens have no place in the text, and none are added"
+    return span[0]
 
 
 def _straddling(example: Example) -> InputError:

@@ -29,7 +29,7 @@ class FlatAligner(Aligner):
         if config.flat_rank is None:
             self.keys, self.values = (FlatMap(target, start) for start in starts)
         else:
-            _check_rank(config.flat_rank, source, target)
+            check_rank(config.flat_rank, source, target)
             self.keys, self.values = (LowRankMap(target, start, config.flat_rank) for start in starts)
 
 
@@ -75,7 +75,7 @@ def _width(shape: CacheShape) -> int:
     return shape.heads * shape.head_dim
 
 
-def _check_rank(rank: int, source: CacheShape, target: CacheShape) -> None:
+def check_rank(rank: int, source: CacheShape, target: CacheShape) -> None:
     full = min(_width(source), _width(target))
     if rank > full:
         raise InputError(

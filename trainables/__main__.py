@@ -1,0 +1,47 @@
+"""`python -m trainables`: one trial without Ray, by the flags of the user's own script."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from trainables.config import DistillConfig, InputError
+from trainables.flags import fail, parse
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m trainables") -> int:
+    """Parse, train, print the log and where the result lies; 0 completed, 1 diverged, 2 bad input."""
+    try:
+        config = parse(sys.argv[1:] if argv is None else argv, prog)
+        return _train(config)
+    except InputError as error:
+        return fail(prog, error)
+
+
+def _train(config: DistillConfig) -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("trainables").setLevel(logging.INFO)
+    from trainables.trial_folder import TrialFolder
+
+    folder = TrialFolder(config.output_dir)
+    folder.check(config)
+    ended = folder.read_result()
+    if ended is not None:
+        done = f"{ended['status']} at step {ended['completed_steps']}"
+        print(f"{config.output_dir} holds this trial already, {done}.")
+        return 0 if ended["status"] == "completed" else 1
+    from trainables.distill import distill
+    from trainables.preflight import check, prepare
+
+    check(config)
+    prepare(config, print)
+    result = distill(config, report=lambda row: None, resume_from=folder.newest_checkpoint())
+    print(
+        f"{result['status']} after {result['completed_steps']} steps; the record lies in {config.output_dir}"
+    )
+    return 0 if result["status"] == "completed" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

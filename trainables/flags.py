@@ -1,0 +1,65 @@
+"""Command-line flags of one trial: DistillConfig's fields by name. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+import tyro
+
+from trainables.config import DistillConfig, unknown
+
+SWITCHES = ("map_proj_share_dim", "map_proj_init_uniform", "drop_last_step", "shuffle_teacher")
+_WORDS = {"true": "True", "1": "True", "yes": "True", "false": "False", "0": "False", "no": "False"}
+
+
+def parse(argv: Sequence[str], prog: str) -> DistillConfig:
+    """The config that `argv` spells; exits with 2 on a value of the wrong type, raises InputError otherwise.
+
+    Underscores or dashes; a switch may stand alone (--map_proj_share_dim), take true or false, or be
+    negated (--no_map_proj_share_dim).
+    """
+    return tyro.cli(
+        DistillConfig,
+        prog=prog,
+        args=_normalised(argv),
+        use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),
+        description="One trial of KV-cache distillation, without Ray.",
+    )
+
+
+def _normalised(argv: Sequence[str]) -> list[str]:
+    known = {field.name for field in fields(DistillConfig)}
+    out: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--help":
+            out.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name.removeprefix("no_") in SWITCHES:
+            value = value if equals else _following_word(rest)
+            on = _WORDS.get(value.lower(), value) if value else "True"
+            if name.startswith("no_"):
+                on = {"True": "False", "False": "True"}.get(on, on)
+            out += [f"--{name.removeprefix('no_')}", on]
+            continue
+        if name not in known:
+            raise unknown("flag", f"--{name}", (f"--{field}" for field in known))
+        out += [f"--{name}", value] if equals else [f"--{name}"]
+    return out
+
+
+def _following_word(rest: list[str]) -> str:
+    """A truth word after a switch is taken; anything else is left where it stands."""
+    return rest.pop(0) if rest and rest[0].lower() in _WORDS else ""
+
+
+def fail(prog: str, error: Exception) -> int:
+    """One line for bad input, and the exit code for it."""
+    print(f"{prog}: error: {error}", file=sys.stderr)
+    return 2

@@ -1,0 +1,106 @@
+"""What the teacher's pass leaves for the student: its selected cache and its thoughts before the answer.
+
+Dimension key: see kv_cache.py. "Chain" is the chain of thought; N its padded length in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainables.aligners.resample import resample_time
+from trainables.batches import Batch
+from trainables.capture import Pass, Reader, chain_cache
+from trainables.compressors import select
+from trainables.config import DistillConfig
+from trainables.kv_cache import KVCache
+from trainables.losses import Standardiser
+from trainables.reading import answer_positions, at, chain_of, chain_positions, codi_position, read_whole
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is distilled of a batch, detached: only the teacher layers a student layer is compared with."""
+
+    cache: KVCache
+    """[B L H_t M D_t]: the entries kept, ascending in time, masked where the chain was shorter."""
+    indices: Tensor
+    """[B L H_t M]: their positions in the chain; meaningless where the cache was resampled in time."""
+    before_answer: Tensor
+    """[B L W_t]: hidden states at the last token before the answer's value (CODI's position)."""
+
+    def rows(self, order: Tensor) -> Lesson:
+        return Lesson(self.cache.rows(order), self.indices[order], self.before_answer[order])
+
+
+def lesson_of(
+    read: Pass,
+    reader: Reader,
+    batch: Batch,
+    config: DistillConfig,
+    layers: Tensor,
+    generator: torch.Generator,
+) -> Lesson:
+    """What the teacher's pass over [Q C A] teaches: the teacher's `layers` [L], compressed by --kv_method.
+
+    Scores are taken from the real attention, after rotary embedding, whichever space is compared.
+    """
+    compared = chain_of(read, reader, batch, config).layers(layers).detach()
+    before = at(read.hidden, codi_position(batch))[:, layers].detach()
+    if config.kv_method == "full" and config.student == "latent":
+        resampled = resample_time(compared, config.target_len)
+        nowhere = torch.zeros(resampled.full_mask.shape, dtype=torch.long, device=layers.device)
+        return Lesson(KVCache(resampled.keys, resampled.values, resampled.full_mask), nowhere, before)
+    scored, queries = compared, None
+    if config.kv_method == "rkv":
+        rotated = reader.rotate(read.keys, read.positions)
+        scored = chain_cache(read, rotated, *chain_positions(batch)).layers(layers).detach()
+        queries = _answer_queries(read, reader, batch, layers)
+    selection = select(
+        scored,
+        method=config.kv_method,
+        keep=config.target_len,
+        queries=queries,
+        query_mask=batch.answer_mask,
+        rkv_lambda=0.1 if config.rkv_lambda is None else config.rkv_lambda,
+        generator=generator,
+    )
+    return Lesson(compared.gather(selection.indices, selection.mask), selection.indices, before)
+
+
+def _answer_queries(read: Pass, reader: Reader, batch: Batch, layers: Tensor) -> Tensor:
+    """Rotated queries at the answer tokens, [B L H_q Ta D]."""
+    rotated = reader.rotate(read.queries[:, layers].detach(), read.positions)
+    index = answer_positions(batch)[:, None, None, :, None]
+    return rotated.gather(3, index.expand(*rotated.shape[:3], -1, rotated.shape[-1]))
+
+
+class Yardstick(nn.Module):
+    """The statistics by which targets are standardised: one fixed calibration, then constants of the run.
+
+    A target normalised per batch, or one that the loss itself moves, can be made small instead of met.
+    """
+
+    def __init__(self, standardiser: Standardiser, hidden_scale: Tensor) -> None:
+        super().__init__()
+        self.standardiser = standardiser
+        self.register_buffer("hidden_scale", hidden_scale)
+        self.hidden_scale: Tensor
+
+    @classmethod
+    def fit(
+        cls, teacher: Reader, batches: Iterable[Batch], config: DistillConfig, layers: Tensor
+    ) -> Yardstick:
+        """Mean and SD per layer, head and dimension of chains; SD of hidden states per layer [L]."""
+        caches: list[KVCache] = []
+        hidden: list[Tensor] = []
+        with torch.no_grad():
+            for batch in batches:
+                read = read_whole(teacher, batch)
+                caches.append(chain_of(read, teacher, batch, config).layers(layers).float())
+                hidden.append(at(read.hidden, codi_position(batch))[:, layers].float())
+        scale = torch.cat(hidden).transpose(0, 1).flatten(1).std(dim=1)
+        return cls(Standardiser.fit(caches), scale.clamp_min(1e-6))

@@ -1,0 +1,151 @@
+"""A trial's folder is its record: this file owns the name and form of everything in it.
+
+config.json, metrics.jsonl, train.log, checkpoint-N/, predictions.jsonl, result.json (last, atomically).
+JSON is strict: a non-finite number is the string "NaN", "Infinity" or "-Infinity" in metrics.jsonl and null
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.config import DistillConfig, InputError
+
+MANIFEST = "manifest.json"
+
+
+class TrialFolder:
+    """Names, reads and writes the files of one trial."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.log = self.path / "train.log"
+        self.predictions = self.path / "predictions.jsonl"
+        self.result = self.path / "result.json"
+
+    def claim(self, config: DistillConfig) -> None:
+        """Make the folder this config's, or raise InputError where it holds another trial."""
+        self.check(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
+
+    def check(self, config: DistillConfig) -> None:
+        """Raise InputError where the folder holds a trial whose numbers mean something else."""
+        if self.config.is_file():
+            theirs = DistillConfig.from_dict(json.loads(self.config.read_text()))
+            if theirs.hash() != config.hash():
+                changed = [
+                    n for n, v in theirs.to_dict().items() if v != getattr(config, n) and n != "output_dir"
+                ]
+                raise InputError(
+                    f"--output_dir {self.path} holds a trial with other settings ({', '.join(changed)}): "
+                    "choose another folder, or delete this one."
+                )
+
+    def checkpoint(self, step: int) -> Path:
+        return self.path / f"checkpoint-{step}"
+
+    def checkpoints(self) -> list[Path]:
+        """All checkpoints by step, newest first, intact or not."""
+        found = (p for p in self.path.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit())
+        return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True)
+
+    def newest_checkpoint(self) -> str | None:
+        """The newest checkpoint whose every file is as it was written; torn or damaged ones do not count."""
+        return next((str(path) for path in self.checkpoints() if is_intact(path)), None)
+
+    def keep_checkpoints(self, limit: int) -> None:
+        for path in self.checkpoints()[limit:]:
+            shutil.rmtree(path)
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """The rows of metrics.jsonl, numbers as floats; a torn last line is left out."""
+        if not self.metrics.is_file():
+            return
+        for line in self.metrics.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                return
+            row["metrics"] = {name: float(value) for name, value in row["metrics"].items()}
+            yield row
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the rows beyond `step`: what a resumed trial will write again."""
+        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        write_text(self.metrics, "".join(_line(row) for row in rows))
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        with self.metrics.open("a") as file:
+            file.write(_line(row))
+
+    def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        write_text(self.predictions, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        write_text(self.result, json.dumps(_strict(result), indent=2, allow_nan=False) + "\n")
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The result, or None where the trial has not ended."""
+        if not self.result.is_file():
+            return None
+        result: dict[str, Any] = json.loads(self.result.read_text())
+        return result
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, on the disk when this returns."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def write_manifest(folder: Path) -> None:
+    """Seal a checkpoint: the SHA-256 of every file in it."""
+    sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    write_text(folder / MANIFEST, json.dumps(sums, indent=2) + "\n")
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether a checkpoint was written to the end and no byte has changed since."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text())
+        return all(_sha256(folder / name) == digest for name, digest in sums.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    named = {name: value if math.isfinite(value) else _name(value) for name, value in row["metrics"].items()}
+    return json.dumps({**row, "metrics": named}, allow_nan=False) + "\n"
+
+
+def _name(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _strict(inner) for name, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
