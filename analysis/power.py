@@ -25,12 +25,15 @@ def power_of(pairs: int, dz: float, alpha: float) -> float:
 
 def pairs_needed(dz: float, alpha: float, power: float = 0.8) -> int | None:
     """Fewest pairs with that power, and never fewer than the exact test's floor; None above 10,000."""
-    low, high = least_pairs(alpha), MOST_PAIRS
-    if not (math.isfinite(dz) and abs(dz) > 0) or abs(dz) * math.sqrt(high) < 2:
+    if dz == 0 or not math.isfinite(dz):
         return None
-    if abs(dz) * math.sqrt(low) > 30:
-        return low
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power_of(middle, dz, alpha) >= power else (middle + 1, high)
-    return low
+    quantiles = float(stats.norm.isf(alpha / 2) + stats.norm.ppf(power))
+    # The normal approximation is a little too small, so the search goes up from it.
+    roughly = (quantiles / dz) ** 2
+    if roughly > MOST_PAIRS:
+        return None
+    pairs = max(least_pairs(alpha), math.floor(roughly))
+    # Far above the bound the noncentral t has no accurate value, and none is needed.
+    while abs(dz) * math.sqrt(pairs) < 10 and power_of(pairs, dz, alpha) < power:
+        pairs += 1
+    return pairs

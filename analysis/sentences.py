@@ -76,10 +76,10 @@ def sentence(comparison: Comparison) -> str:
             f"Failed checks: {found}. {_failed(comparison)}"
         )
     if comparison.verdict == "NOT TESTABLE":
-        return f"{_not_testable(comparison)}{_so_far(comparison)} {_failed(comparison)}"
+        return f"{_not_testable(comparison)}{_so_far(comparison)}{_ranked(comparison)} {_failed(comparison)}"
     if comparison.verdict == "DEGENERATE":
         return f"{_degenerate(comparison)} {_failed(comparison)}"
-    claim = f"{_estimate(comparison)}; {_margin(comparison)}: {comparison.verdict}."
+    claim = f"{_estimate(comparison)}{_margin(comparison)}: {comparison.verdict}."
     return f"{claim}{_doubt(comparison)} {_failed(comparison)}"
 
 
@@ -93,7 +93,7 @@ def _not_testable(comparison: Comparison) -> str:
         )
     return (
         f"NOT TESTABLE: {plural(pairs, 'pair')}; the smallest p an exact test can give is "
-        f"{p_text(comparison.floor)}; run at least {plural(least - pairs, 'more seed')} "
+        f"{comparison.floor:.4g}; run at least {plural(least - pairs, 'more seed')} "
         f"({powered} more for 80 % power at dz = 1)."
     )
 
@@ -113,11 +113,21 @@ def _so_far(comparison: Comparison) -> str:
     return f"{text} ({level(comparison)} {bounds}, if differences are normal)."
 
 
+def _ranked(comparison: Comparison) -> str:
+    worst = comparison.worst_rank
+    if worst is None or worst.direction == "neither":
+        return ""
+    return (
+        f" With failures ranked worst {comparison.treatment} is {worst.direction} at p = {p_text(worst.p)} "
+        f"({plural(worst.pairs, 'pair')})."
+    )
+
+
 def _degenerate(comparison: Comparison) -> str:
     return (
         f"DEGENERATE: {comparison.treatment} - {comparison.baseline} in {comparison.endpoint.label} is "
-        f"{number(comparison.difference or 0.0, 4)} for every one of {plural(comparison.pairs, 'seed')}: "
-        "differences that do not vary suggest identical runs, so there is nothing to test."
+        f"{number(comparison.difference or 0.0, 4)} for every one of {plural(comparison.pairs, 'seed')}. "
+        "Independent seeds would vary, so nothing is claimed."
     )
 
 
@@ -131,9 +141,10 @@ def _estimate(comparison: Comparison) -> str:
         )
     decimals = decimals_of(comparison)
     change, bounds = number(comparison.difference, decimals), interval_text(comparison.interval, decimals)
+    tests = f"{_test_name(comparison)} p = {p_text(comparison.p_signflip)}, t p = {p_text(comparison.p_t)}"
     return (
-        f"{comparison.treatment} changed {comparison.endpoint.label} by {change} ({level(comparison)} {bounds}; "
-        f"{pairs}, {_test_name(comparison)} p = {p_text(comparison.p_signflip)}, t p = {p_text(comparison.p_t)})"
+        f"{comparison.treatment} changed {comparison.endpoint.label} by {change} "
+        f"({level(comparison)} {bounds}; {pairs}, {tests})"
     )
 
 
@@ -142,9 +153,7 @@ def _test_name(comparison: Comparison) -> str:
 
 
 def _margin(comparison: Comparison) -> str:
-    if comparison.margin is None:
-        return "no margin was named"
-    return f"margin {comparison.margin:g}"
+    return "" if comparison.margin is None else f"; margin {comparison.margin:g}"
 
 
 def _doubt(comparison: Comparison) -> str:
@@ -192,8 +201,9 @@ def _contradiction(comparison: Comparison) -> str:
     if worst is None:
         return ""
     return (
-        f" Complete pairs alone would say {comparison.capped_from}; with failures ranked worst the direction is "
-        f"{worst.direction} at p = {p_text(worst.p)} ({plural(worst.pairs, 'pair')}): nothing is claimed."
+        f" Complete pairs alone would say {comparison.capped_from}; with failures ranked worst the "
+        f"direction is {worst.direction} at p = {p_text(worst.p)} ({plural(worst.pairs, 'pair')})"
+        ": nothing is claimed."
     )
 
 
@@ -222,7 +232,7 @@ def next_step(comparison: Comparison) -> str:
     if comparison.verdict == "NOT TESTABLE":
         return f"A verdict needs at least {plural(least_pairs(comparison.alpha), 'complete pair')}."
     if comparison.verdict == "DEGENERATE":
-        return "Check that the arms differ in what they train on: identical runs cannot be told apart."
+        return "Check that arms and seeds take effect: runs that repeat each other prove nothing."
     if comparison.capped_from is not None:
         return "Find out why runs fail: a claim needs the failures to point the same way."
     if comparison.verdict == "INCONCLUSIVE":
@@ -233,12 +243,12 @@ def next_step(comparison: Comparison) -> str:
 def _seeds_needed(comparison: Comparison) -> str:
     sd, pairs, effect = comparison.statistics.sd, comparison.pairs, comparison.sesoi
     if effect is None or not sd:
-        return "Name a smallest effect of interest (sesoi) in the experiment file to learn how many seeds it takes."
+        return "Name a smallest effect of interest (sesoi) beforehand to learn how many seeds it takes."
     # The SD of a few pairs is uncertain itself, so the count is given at its upper 80 % limit, too.
     upper = sd * math.sqrt((pairs - 1) / float(stats.chi2.ppf(0.2, pairs - 1)))
     least, most = (pairs_needed(effect / spread, comparison.alpha) for spread in (sd, upper))
     if most is not None and most <= pairs:
-        return f"{pairs} seeds already have 80 % power for an effect of {effect:g}; only a smaller one needs more."
+        return f"{pairs} seeds already have 80 % power for an effect of {effect:g}: more find a smaller one."
     if least is None:
         return f"An effect of {effect:g} is out of reach: it takes more than 10,000 seeds."
     count = f"{least}" if least == most else f"{least} to {'more than 10,000' if most is None else most}"
