@@ -1,0 +1,115 @@
+"""attempts.jsonl of a trial: one line when an attempt starts, one when it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+FILE = "attempts.jsonl"
+Status = Literal["completed", "diverged", "crashed", "oom", "timeout", "preempted", "cancelled"]
+RESULTS: tuple[Status, ...] = ("completed", "diverged")
+"""How an attempt ends that has a result; such a trial is never run again."""
+NO_WORD = "its process ended without a word: the worker, its node or the driver died"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a trial and how it ended; `status` is None while it runs, or if nobody saw the end."""
+
+    number: int
+    started_at: str
+    host: str
+    code_rev: str | None
+    status: str | None = None
+    reason: str | None = None
+    ended_at: str | None = None
+
+
+def start(folder: Path, code_rev: str | None) -> int:
+    """Record that an attempt starts; its number is that of earlier starts plus one.
+
+    An earlier attempt whose end nobody recorded gets one: crashed.
+    """
+    earlier = read(folder)
+    for attempt in earlier:
+        if attempt.status is None:
+            end(folder, attempt.number, "crashed", NO_WORD)
+    number = max((attempt.number for attempt in earlier), default=0) + 1
+    event = {
+        "event": "start",
+        "attempt": number,
+        "at": now(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+    _append(folder, {**event, "code_rev": code_rev})
+    return number
+
+
+def end(folder: Path, number: int, status: Status, reason: str | None) -> None:
+    """Record how an attempt ended."""
+    _append(folder, {"event": "end", "attempt": number, "at": now(), "status": status, "reason": reason})
+
+
+def read(folder: Path) -> list[Attempt]:
+    """The attempts of a trial in order; none if it never started. Torn or foreign lines are left out."""
+    attempts: dict[int, Attempt] = {}
+    for line in _lines(folder):
+        number = line.get("attempt")
+        if not isinstance(number, int):
+            continue
+        if line.get("event") == "start":
+            attempts[number] = Attempt(
+                number, str(line.get("at", "")), str(line.get("host", "")), line.get("code_rev")
+            )
+        elif line.get("event") == "end" and number in attempts:
+            begun = attempts[number]
+            attempts[number] = Attempt(
+                number,
+                begun.started_at,
+                begun.host,
+                begun.code_rev,
+                status=str(line.get("status")),
+                reason=line.get("reason"),
+                ended_at=str(line.get("at", "")),
+            )
+    return [attempts[number] for number in sorted(attempts)]
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _append(folder: Path, event: dict[str, Any]) -> None:
+    """Add one line and see it on disk; a torn last line of a killed writer is closed first."""
+    path = folder / FILE
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    try:
+        text = (folder / FILE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = []
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            lines.append(value)
+    return lines

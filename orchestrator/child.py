@@ -1,0 +1,219 @@
+"""One trial in a fresh process: no state leaks in, a crash stays inside, the start costs no import.
+
+A forkserver imports torch and the trainables once per worker; every trial is a fork of that clean image. The
+same code runs trials under Ray and without it, so both give the same bits.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from types import ModuleType
+from typing import Any
+
+from orchestrator.attempts import Status
+
+OUTPUT = "output.log"
+"""What the trial's process printed, and where it was when it died."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+LINGER_S = 10.0
+"""Seconds that a child is given to leave once its trial is over."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a trial runs, by import path, so that a child process on any node finds it again."""
+
+    distill: str = "trainables.distill:distill"
+    """distill(config, report, resume_from=None) -> result"""
+    check: str = "trainables.preflight:check"
+    """check(config), before anything is started"""
+    prepare: str = "trainables.preflight:prepare"
+    """prepare(config, progress), once in the driver"""
+    preload: tuple[str, ...] = (
+        "torch",
+        "transformers",
+        "transformers.models.llama.modeling_llama",
+        "transformers.models.gpt2.modeling_gpt2",
+        "trainables.distill",
+    )
+    """Modules that the forkserver imports once."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial as a worker is given it: plain values only."""
+
+    trial_id: str
+    arm: str
+    seed: int
+    config_hash: str
+    config: Mapping[str, Any]
+    """DistillConfig.to_dict() with the trial's folder and threads."""
+    folder: str
+    cpus: int
+    gpus: float
+    attempts_allowed: int
+    """Attempts in this launch: one, and the failures that are forgiven."""
+    attempts_before: int
+    """Attempts of earlier launches, which count for nothing here."""
+    code_rev: str | None = None
+    objective: Objective = field(default_factory=Objective)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt ended."""
+
+    status: Status
+    reason: str | None = None
+    retry: bool = False
+    """Whether trying again could end otherwise."""
+
+
+def run_in_child(job: Job, on_row: Callable[[Row], None]) -> Outcome:
+    """Run the trial in a fresh process, hand its metric rows to `on_row`, and say how it ended."""
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    with _clean_start(job):
+        context.set_forkserver_preload(list(job.objective.preload))
+        process = context.Process(target=_child, args=(job, sender), name=job.trial_id)
+        process.start()
+    sender.close()  # the child's copy is now the only one, so its death is the end of the pipe
+    outcome = None
+    try:
+        for message in _messages(receiver, process.sentinel):
+            if isinstance(message, Outcome):
+                outcome = message
+            else:
+                on_row(message)
+        process.join(timeout=LINGER_S)
+    finally:
+        if process.is_alive():
+            process.kill()
+            process.join()
+        receiver.close()
+    return outcome or _death(process.exitcode)
+
+
+def resolve(path: str) -> Callable[..., Any]:
+    """The function that an import path such as trainables.distill:distill names."""
+    module, _, name = path.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _messages(receiver: Connection, sentinel: int) -> Iterator[Any]:
+    """What the child sends until it ends. It is over with the child, even if a grandchild holds the pipe."""
+    while True:
+        ready = wait([receiver, sentinel])
+        if receiver in ready:
+            try:
+                yield receiver.recv()
+            except EOFError:
+                return
+        elif sentinel in ready:
+            return
+
+
+def _death(exitcode: int | None) -> Outcome:
+    """The outcome of a child that ended without saying so."""
+    code = exitcode if exitcode is not None else 0
+    if code >= 0:
+        return Outcome(
+            "crashed", f"its process ended with exit code {code} before the trial was over", retry=True
+        )
+    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+    hint = ": often the system's memory had run out" if -code == signal.SIGKILL else ""
+    return Outcome("crashed", f"its process was killed by {name}{hint}", retry=True)
+
+
+@contextmanager
+def _clean_start(job: Job) -> Iterator[None]:
+    """Environment and __main__ as a child shall find them, put back afterwards.
+
+    Threads must be set before torch loads in the forkserver; a trial without GPUs must see none.
+    multiprocessing would import the parent's script again in every child (Ray's worker, the kvtune command):
+    a bare __main__ spares each trial that second.
+    """
+    wanted = {name: str(job.cpus) for name in THREAD_VARIABLES} | {"PYTHONHASHSEED": "0"}
+    if not job.gpus:
+        wanted["CUDA_VISIBLE_DEVICES"] = ""
+    before = {name: os.environ.get(name) for name in wanted}
+    main = sys.modules["__main__"]
+    os.environ.update(wanted)
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _child(job: Job, sender: Connection) -> None:
+    """The child's main function: run the trial, report its rows, say how it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    output = os.open(os.path.join(job.folder, OUTPUT), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    faulthandler.enable()
+    os.chdir(job.folder)
+    try:
+        outcome = _run(job, lambda row: sender.send(_plain(row)))
+    except BaseException as error:
+        traceback.print_exc()
+        outcome = _explain(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sender.send(outcome)
+    sender.close()
+
+
+def _run(job: Job, report: Callable[[Row], None]) -> Outcome:
+    from trainables.config import DistillConfig
+    from trainables.trial_folder import TrialFolder
+
+    config = DistillConfig.from_dict(job.config)
+    distill = resolve(job.objective.distill)
+    result = distill(config, report, resume_from=TrialFolder(job.folder).newest_checkpoint())
+    return Outcome(result["status"], result.get("failure_reason"))
+
+
+def _explain(error: BaseException) -> Outcome:
+    """A crash in one sentence; what the user can mend is not tried again."""
+    from trainables.config import InputError
+
+    text = " ".join(str(error).split())[:500]
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    reason = f"{type(error).__name__}: {text} ({os.path.basename(last.filename)}:{last.lineno})"
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return Outcome("oom" if memory else "crashed", reason, retry=not isinstance(error, InputError))
+
+
+def _end_with_parent() -> None:
+    """End this process when its worker dies, so that no orphan writes beside the trial's next attempt."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _plain(row: Mapping[str, Any]) -> Row:
+    """The row with every metric as a Python float; NaN and infinities stay what they are."""
+    return {**row, "metrics": {name: float(value) for name, value in row["metrics"].items()}}

@@ -1,0 +1,251 @@
+"""The kvtune command: parses, calls one function, prints where the result lies. Heavy imports wait."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import io
+import itertools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainables.config import InputError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from analysis.report import ReportResult
+    from orchestrator.launch import Summary
+
+DESCRIPTION = "Is KV-cache distillation better with this alignment than with that one, or is it noise?"
+BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+
+def run(
+    experiment: str = "quickstart",
+    /,
+    *,
+    set: tuple[tuple[str, ...], ...] = (),
+    seeds: str | None = None,
+    storage: str = "runs",
+    address: str = "local",
+) -> int:
+    """Run an experiment and report it; run it again to do what is missing, failed or changed.
+
+    Args:
+        experiment: A file, or a built-in experiment: quickstart, smoke, ab, controls, ablation.
+        set: Change fields of the experiment: base.lr=1e-3 arms.flat.kv_method=full analysis.margin=0.02.
+        seeds: Seeds instead of the experiment's: 0-9 or 0,3,5.
+        storage: The folder that holds experiments; on a cluster, one that all nodes share.
+        address: local: Ray on this machine; serial: no Ray, same results; auto or host:port: a Ray cluster.
+    """
+    from rich.console import Console
+
+    from orchestrator.launch import run as launch
+    from orchestrator.spec import load_spec
+
+    changes = [change for group in set for change in group]
+    spec = load_spec(experiment, changes, seeds)
+    summary = launch(spec, storage=storage, address=address, console=Console(stderr=True))
+    console = Console()
+    if summary.interrupted:
+        _print_interruption(summary, console)
+        return summary.exit_code
+    _print_unfinished(summary, console)
+    if summary.counts["completed"]:
+        _print_report(_report(str(summary.folder)), console)
+    return summary.exit_code
+
+
+def report(folder: str, /) -> int:
+    """Write report.html, report.md, results.json, figures, tables; exit 0, 2 if INVALID, 3 if NOT TESTABLE.
+
+    Args:
+        folder: The folder that `kvtune run` wrote: STORAGE/NAME.
+    """
+    from rich.console import Console
+
+    from analysis.records import ResultsFolder
+    from orchestrator.collect import collect
+
+    results = ResultsFolder(folder)
+    if results.trials.is_dir() and results.plan.is_file():
+        collect(results)
+    found = _report(folder)
+    _print_report(found, Console())
+    return found.exit_code
+
+
+def status(folder: str, /) -> int:
+    """Show how far every trial of an experiment is, by arm and seed.
+
+    Args:
+        folder: The folder that `kvtune run` writes: STORAGE/NAME.
+    """
+    import json
+
+    from rich.console import Console
+
+    from analysis.records import ResultsFolder
+    from orchestrator.progress import state_of, table_of
+
+    results = ResultsFolder(folder)
+    try:
+        cells = json.loads(results.plan.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{folder} holds no experiment: give the folder that `kvtune run` writes.") from None
+    states = {
+        cell["trial_id"]: state_of(results.trials / cell["trial_id"], cell["config_hash"]) for cell in cells
+    }
+    Console().print(table_of(cells, states))
+    return 0
+
+
+def train(*flags: str) -> int:
+    """Train one trial without Ray, with the flags of `python -m trainables` (kvtune train --help)."""
+    from trainables.__main__ import main as train_main
+
+    return train_main(list(flags)) or 0
+
+
+def gates(*flags: str) -> int:
+    """Check gates 1 and 2: every stage's shapes and gradients, then ten steps in both modes."""
+    from trainables.gates import main as gates_main
+
+    return gates_main(list(flags)) or 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "run": run,
+    "report": report,
+    "status": status,
+    "train": train,
+    "gates": gates,
+}
+HANDED_ON = ("train", "gates")
+"""Commands that read their flags themselves."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. What the user can mend is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in HANDED_ON:
+            return COMMANDS[arguments[0]](*arguments[1:])
+        return _parse_and_run(arguments)
+    except KeyboardInterrupt:
+        print("kvtune: ended before it was done; the same command goes on where it stopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except ValueError as error:
+        if not isinstance(error, InputError) and type(error).__name__ != "ResultsError":
+            raise
+        print(f"kvtune: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _parse_and_run(arguments: list[str]) -> int:
+    import tyro
+
+    _refuse_unknown_words(arguments)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            call = tyro.extras.subcommand_cli_from_dict(
+                {name: _deferred(command) for name, command in COMMANDS.items()},
+                prog="kvtune",
+                description=DESCRIPTION,
+                args=arguments,
+                config=(tyro.conf.UseAppendAction,),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            return 0
+        raise InputError(_in_one_line(complaint.getvalue())) from None
+    return call()
+
+
+def _deferred(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """The command with its flags parsed but not yet run, so that only the parser's complaints are caught."""
+
+    @functools.wraps(command)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], int]:
+        return functools.partial(command, *args, **kwargs)
+
+    return bind
+
+
+def _refuse_unknown_words(arguments: Sequence[str]) -> None:
+    """Did you mean, for the command and for its flags."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        return
+    if arguments[0] not in COMMANDS:
+        raise unknown("command", arguments[0][:200], COMMANDS)
+    parameters = inspect.signature(COMMANDS[arguments[0]]).parameters.values()
+    known = [f"--{p.name}" for p in parameters if p.kind is p.KEYWORD_ONLY] + ["--help"]
+    for word in arguments[1:]:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag not in known:
+            raise unknown(f"kvtune {arguments[0]}: flag", flag[:200], known)
+
+
+def _in_one_line(complaint: str) -> str:
+    """The parser's box of text as one sentence: without its frame and the hints below its first rule."""
+    lines = [line.strip("╭╮╰╯│─ ") for line in complaint.splitlines() if not line.startswith("╭")]
+    told = list(itertools.takewhile(lambda line: line and "help" not in line, lines))
+    return " ".join(told).rstrip(".") + ": see kvtune --help."
+
+
+def _report(folder: str) -> ReportResult:
+    from analysis.report import write_report
+
+    return write_report(folder)
+
+
+def _print_report(found: ReportResult, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(show_edge=False)
+    for column in ("arm", "mean", "SD", "n", "failures"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for arm in found.arms:
+        table.add_row(
+            str(arm["arm"]), _short(arm["mean"]), _short(arm["sd"]), str(arm["n"]), str(arm["failures"])
+        )
+    console.print(found.sentence, markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(f"report: {found.html}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.4g}"
+
+
+def _print_unfinished(summary: Summary, console: Console) -> None:
+    """Trials without a result: counted, each with its reason and its folder."""
+    if not summary.unfinished:
+        return
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(summary.counts.items()))
+    console.print(f"{len(summary.unfinished)} of {len(summary.trials)} trials have no result ({counts}):")
+    for trial in summary.unfinished:
+        place = summary.folder / "trials" / trial.cell["trial_id"]
+        reason = trial.reason or "it never started"
+        console.print(
+            f"  {trial.cell['arm']} seed {trial.cell['seed']}: {trial.status}, "
+            f"{len(trial.attempts)} attempts: {reason} [{place}]",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    console.print("Run the same command again to try them again.")
+
+
+def _print_interruption(summary: Summary, console: Console) -> None:
+    left = len(summary.unfinished)
+    console.print(
+        f"Ended by you with {left} of {len(summary.trials)} trials left; {summary.folder} keeps the rest. "
+        "Run the same command again to go on from the newest checkpoints.", highlight=False, soft_wrap=True,
+    )  # fmt: skip

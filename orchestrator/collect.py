@@ -1,0 +1,226 @@
+"""Every trial's own files, joined to the planned grid, as tables that the analysis reads anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analysis.records import ResultsFolder
+from orchestrator import attempts
+from orchestrator.attempts import NO_WORD, RESULTS, Attempt
+from orchestrator.trial_files import CorruptFile, read_items, read_result, read_rows
+from trainables.config import NOT_PART_OF_THE_RESULT
+from trainables.trial_folder import TrialFolder
+
+TEXT, WHOLE, REAL = pa.string(), pa.int64(), pa.float64()
+RUNS = {
+    "experiment": TEXT, "plan_hash": TEXT, "trial_id": TEXT, "attempt": WHOLE, "arm": TEXT, "seed": WHOLE,
+    "status": TEXT, "failure_reason": TEXT, "first_nonfinite_step": WHOLE, "planned_steps": WHOLE,
+    "completed_steps": WHOLE, "tokens_seen": WHOLE, "config_hash": TEXT, "code_rev": TEXT, "env_hash": TEXT,
+    "data_order_hash": TEXT, "init_hash": TEXT, "eval_set_hash": TEXT, "train_set_hash": TEXT,
+    "student_params": WHOLE, "trainable_params": WHOLE, "aligner_params": WHOLE, "wall_s": REAL,
+    "tokens_per_s": REAL, "peak_mem_bytes": WHOLE, "device": TEXT, "threads": WHOLE,
+    "resumed_from_step": WHOLE, "started_at": TEXT, "finished_at": TEXT, "host": TEXT,
+}  # fmt: skip
+METRICS = {
+    "trial_id": TEXT, "attempt": WHOLE, "step": WHOLE, "tokens": WHOLE, "wall_s": REAL, "split": TEXT,
+    "metric": TEXT, "value": REAL, "n_items": WHOLE,
+}  # fmt: skip
+ITEMS = {"trial_id": TEXT, "item_id": TEXT, "correct": pa.bool_()}
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one planned cell came to: its attempts and its result, and what its files would not tell."""
+
+    cell: Mapping[str, Any]
+    attempts: list[Attempt]
+    result: Mapping[str, Any] | None
+    rows: list[Record]
+    items: list[tuple[str, bool]]
+    config: Mapping[str, Any]
+    """Its config.json; empty where there is none."""
+    problem: str | None
+    """A file that could not be read: the trial then counts as crashed."""
+
+    @property
+    def status(self) -> str:
+        """completed, diverged, crashed ..., or not_run. A corrupt record is a crash, whatever it said."""
+        if self.problem is not None:
+            return "crashed"
+        if self.result is not None:
+            return str(self.result["status"])
+        if not self.attempts:
+            return "not_run"
+        last = self.attempts[-1].status
+        return "crashed" if last is None or last in RESULTS else last
+
+    @property
+    def reason(self) -> str | None:
+        if self.problem is not None:
+            return self.problem
+        if self.result is not None:
+            return self.result.get("failure_reason")
+        if not self.attempts:
+            return None
+        last = self.attempts[-1]
+        if last.status in RESULTS:
+            return "its result.json is gone"
+        return last.reason or (NO_WORD if last.status is None else None)
+
+
+def collect(folder: ResultsFolder) -> list[Trial]:
+    """Read every planned trial and write runs.parquet, metrics.parquet and items.parquet, each atomically.
+
+    A planned trial has its row whatever happened to it; a corrupt file makes a row that says so.
+    """
+    plan = json.loads(folder.plan.read_text(encoding="utf-8"))
+    trials = [read_trial(folder.trials / cell["trial_id"], cell) for cell in plan["cells"]]
+    factors = _factor_names(plan, trials)
+    records = [record for trial in trials for record in _run_records(trial, plan, factors)]
+    _write(folder.runs, records, {**RUNS, **{f"factor.{name}": TEXT for name in factors}})
+    _write(folder.metrics, (record for trial in trials for record in _metric_records(trial)), METRICS)
+    items = (
+        {"trial_id": trial.cell["trial_id"], "item_id": item, "correct": correct}
+        for trial in trials
+        for item, correct in trial.items
+    )
+    _write(folder.items, items, ITEMS)
+    return trials
+
+
+def read_trial(path: Path, cell: Mapping[str, Any]) -> Trial:
+    """One trial's files, as far as they can be read."""
+    problems: list[str] = []
+
+    def read(reader: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return reader()
+        except CorruptFile as error:
+            problems.append(str(error))
+            return otherwise
+
+    return Trial(
+        cell=cell,
+        attempts=attempts.read(path),
+        result=read(lambda: read_result(path, cell["config_hash"]), None),
+        rows=read(lambda: list({(row["step"], row["split"]): row for row in read_rows(path)}.values()), []),
+        items=read(lambda: list(read_items(path)), []),
+        config=_config(path),
+        problem="; ".join(problems) or None,
+    )
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(TrialFolder(path).config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _factor_names(plan: Mapping[str, Any], trials: Iterable[Trial]) -> list[str]:
+    """The declared factors, and any other field in which the configs on disk really differ."""
+    values: dict[str, set[str]] = {}
+    for trial in trials:
+        for name, value in trial.config.items():
+            values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+    differing = {name for name, seen in values.items() if len(seen) > 1}
+    return sorted(set(plan["declared_factors"]) | (differing - NOT_PART_OF_THE_RESULT - {"seed"}))
+
+
+def _run_records(trial: Trial, plan: Mapping[str, Any], factors: Iterable[str]) -> list[Record]:
+    """One record per attempt; one with status not_run where there was none. The last tells the outcome."""
+    config = {**trial.cell["factors"], **trial.config}
+    shared = {
+        "experiment": plan["name"],
+        "plan_hash": plan["plan_hash"],
+        **{name: trial.cell[name] for name in ("trial_id", "arm", "seed", "config_hash")},
+        **{f"factor.{name}": json.dumps(config.get(name), sort_keys=True) for name in factors},
+    }
+    earlier = [
+        {
+            **shared,
+            **_seen_of(attempt),
+            "status": attempt.status or "crashed",
+            "failure_reason": attempt.reason if attempt.status else NO_WORD,
+        }
+        for attempt in trial.attempts[:-1]
+    ]
+    last = {
+        **shared,
+        **(_seen_of(trial.attempts[-1]) if trial.attempts else {"attempt": 0}),
+        "status": trial.status,
+        "failure_reason": trial.reason,
+        "completed_steps": trial.rows[-1]["step"] if trial.rows else 0,
+        "tokens_seen": trial.rows[-1]["tokens"] if trial.rows else 0,
+    }
+    if trial.result is not None:
+        told = {name: trial.result.get(name) for name in RUNS if trial.result.get(name) is not None}
+        last = {
+            **told,
+            **last,
+            **{name: told[name] for name in ("completed_steps", "tokens_seen") if name in told},
+        }
+        last["env_hash"] = _hash(trial.result.get("versions") or {})
+    return [*earlier, last]
+
+
+def _seen_of(attempt: Attempt) -> Record:
+    return {
+        "attempt": attempt.number,
+        "started_at": attempt.started_at,
+        "finished_at": attempt.ended_at,
+        "host": attempt.host,
+        "code_rev": attempt.code_rev,
+    }
+
+
+def _metric_records(trial: Trial) -> Iterable[Record]:
+    attempt = trial.attempts[-1].number if trial.attempts else 0
+    for row in trial.rows:
+        place = {name: row[name] for name in ("step", "tokens", "wall_s", "split", "n_items")}
+        for metric, value in row["metrics"].items():
+            yield {
+                "trial_id": trial.cell["trial_id"],
+                "attempt": attempt,
+                **place,
+                "metric": metric,
+                "value": value,
+            }
+
+
+def _write(path: Path, records: Iterable[Record], columns: Mapping[str, pa.DataType]) -> None:
+    """Write a table whole or not at all; a value that does not fit its column becomes null."""
+    lists: dict[str, list[Any]] = {name: [] for name in columns}
+    for record in records:
+        for name, kind in columns.items():
+            lists[name].append(_fitting(record.get(name), kind))
+    table = pa.table({name: pa.array(lists[name], type=kind) for name, kind in columns.items()})
+    part = path.with_name(path.name + ".part")
+    pq.write_table(table, part)
+    os.replace(part, path)
+
+
+def _fitting(value: Any, kind: pa.DataType) -> Any:
+    if value is None:
+        return None
+    if kind == TEXT:
+        return value if isinstance(value, str) else json.dumps(value)
+    try:
+        return int(value) if kind == WHOLE else float(value) if kind == REAL else bool(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

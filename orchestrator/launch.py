@@ -1,0 +1,280 @@
+"""A run from plan to tables: what is missing is run, under Ray Tune or serially, and then counted."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from analysis.records import ResultsFolder
+from orchestrator import attempts, provenance
+from orchestrator.attempts import RESULTS
+from orchestrator.child import Job, Objective, resolve
+from orchestrator.collect import Trial, collect, read_trial
+from orchestrator.progress import Progress
+from orchestrator.spec import ExperimentSpec, Resources
+from orchestrator.trial import run_trial
+from orchestrator.trials import Cell, Plan, make_plan
+from orchestrator.tuning import LOCAL, Runner, connected, lacking
+from trainables.config import InputError
+from trainables.trial_folder import write_text
+
+SERIAL = "serial"
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a run, counted from the trials' own records."""
+
+    folder: Path
+    trials: list[Trial]
+    started: int
+    """Trials that this launch had to run."""
+    interrupted: bool = False
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Planned trials by status."""
+        return Counter(trial.status for trial in self.trials)
+
+    @property
+    def unfinished(self) -> list[Trial]:
+        """Planned trials without a result."""
+        return [trial for trial in self.trials if trial.status not in RESULTS]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every planned trial has a result, diverged or not; 1 when some lack one; 130 on Ctrl-C."""
+        if self.interrupted:
+            return INTERRUPTED
+        return 1 if self.unfinished else 0
+
+
+def run(
+    spec: ExperimentSpec,
+    *,
+    storage: str | Path = "runs",
+    address: str = "local",
+    objective: Objective | None = None,
+    console: Console | None = None,
+) -> Summary:
+    """Run what the experiment's folder STORAGE/NAME lacks, and write its tables.
+
+    address: `local` starts Ray on this machine, `auto` or host:port joins a cluster (the storage must then be
+    shared), `serial` runs the trials one after another without Ray, to the same bits.
+    Trials that completed or diverged are never run again. Raises InputError before anything is started; what
+    happens to a trial afterwards is in the summary, never an exception.
+    """
+    objective, console = objective or Objective(), console or Console(stderr=True)
+    launch = provenance.describe_launch(address=address, started_at=attempts.now())
+    plan = make_plan(spec)
+    folder = results_folder(storage, spec)
+    _refuse_other_experiment(folder, plan)
+    missing = _missing(plan, folder)
+    _preflight(missing, objective)
+    with (
+        _locked(folder),
+        _backend(address, spec.resources, bool(missing), console) as run_jobs,
+        _sigterm_as_sigint(),
+    ):
+        _prepare(missing, objective, console)
+        _write_plan(plan, folder)
+        provenance.write(folder.provenance, launch)
+        jobs = _jobs(missing, plan, folder, objective, launch["code_rev"])
+        interrupted = _run_jobs(run_jobs, jobs, plan, folder, console)
+        trials = collect(folder)
+        provenance.write(folder.provenance, {**launch, "finished_at": attempts.now()})
+    return Summary(folder=folder.path, trials=trials, started=len(jobs), interrupted=interrupted)
+
+
+def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
+    """STORAGE/NAME, absolute."""
+    if "://" in str(storage):
+        raise InputError(f"--storage takes a folder, on a cluster one that all nodes share, got {storage}.")
+    return ResultsFolder(Path(storage).expanduser().resolve() / spec.name)
+
+
+def _refuse_other_experiment(folder: ResultsFolder, plan: Plan) -> None:
+    """Refuse a folder that belongs to something else; an edited experiment is the same one."""
+    way_out = "choose another --storage, or another name (--set name=...)."
+    if folder.path.exists() and not folder.path.is_dir():
+        raise InputError(f"{folder.path} is a file: {way_out}")
+    if not folder.plan.exists():
+        if any(not path.name.startswith(".") for path in folder.path.glob("*")):
+            raise InputError(f"{folder.path} holds files and no experiment: {way_out}")
+        return
+    try:
+        known = json.loads(folder.plan.read_text(encoding="utf-8"))
+        name, arms = known["name"], set(known["arms"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{folder.plan} cannot be read, so whose folder it is cannot be told: {way_out}"
+        ) from None
+    if name != plan.spec.name or not arms & set(plan.labels):
+        raise InputError(
+            f"{folder.path} holds another experiment ({name}, arms {', '.join(sorted(arms))}): {way_out}"
+        )
+
+
+def _missing(plan: Plan, folder: ResultsFolder) -> list[Cell]:
+    """The planned cells without a usable result."""
+    known = {cell.trial_id: read_trial(folder.trials / cell.trial_id, _as_cell(cell)) for cell in plan.cells}
+    return [cell for cell in plan.cells if known[cell.trial_id].status not in RESULTS]
+
+
+def _as_cell(cell: Cell) -> dict[str, Any]:
+    return {"trial_id": cell.trial_id, "config_hash": cell.config.hash()}
+
+
+def _distinct(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """One cell for every configuration, whatever its seed."""
+    return {replace(cell.config, seed=0).hash(): cell for cell in reversed(cells)}
+
+
+def _preflight(cells: Sequence[Cell], objective: Objective) -> None:
+    check = resolve(objective.check) if cells else None
+    for cell in _distinct(cells).values():
+        assert check is not None
+        try:
+            check(cell.config)
+        except InputError as error:
+            raise InputError(f"arm {cell.arm!r}: {error}") from None
+
+
+def _prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> None:
+    """Have the built-in teacher there before any trial needs it."""
+    if not cells:
+        return
+    prepare = resolve(objective.prepare)
+    for cell in _distinct(cells).values():
+        prepare(cell.config, lambda line: console.print(line, markup=False, highlight=False))
+
+
+def _write_plan(plan: Plan, folder: ResultsFolder) -> None:
+    folder.trials.mkdir(parents=True, exist_ok=True)
+    write_text(folder.experiment_yaml, plan.spec.to_yaml())
+    write_text(folder.plan, json.dumps(plan.to_dict(), indent=2, allow_nan=False) + "\n")
+
+
+def _jobs(
+    cells: Sequence[Cell], plan: Plan, folder: ResultsFolder, objective: Objective, code_rev: str | None
+) -> list[Job]:
+    resources = plan.spec.resources
+    jobs = []
+    for cell in cells:
+        place = folder.trials / cell.trial_id
+        if read_trial(place, _as_cell(cell)).problem is not None:
+            _set_aside(place)
+        config = replace(cell.config, output_dir=str(place), threads=resources.cpus)
+        jobs.append(
+            Job(
+                trial_id=cell.trial_id,
+                arm=cell.arm,
+                seed=cell.seed,
+                config_hash=cell.config.hash(),
+                config=config.to_dict(),
+                folder=str(place),
+                cpus=resources.cpus,
+                gpus=resources.gpus,
+                attempts_allowed=1 + resources.max_failures,
+                attempts_before=len(attempts.read(place)),
+                code_rev=code_rev,
+                objective=objective,
+            )
+        )
+    return jobs
+
+
+def _set_aside(place: Path) -> None:
+    """Move a trial's unreadable folder out of the way, so that it runs afresh and nothing is lost."""
+    number = 1
+    while (aside := place.with_name(f"{place.name}.corrupt-{number}")).exists():
+        number += 1
+    place.rename(aside)
+
+
+def _run_jobs(
+    run_jobs: Runner, jobs: Sequence[Job], plan: Plan, folder: ResultsFolder, console: Console
+) -> bool:
+    """Run the jobs and close their records; True if the user ended the run first."""
+    if not jobs:
+        return False
+    interrupted = False
+    with Progress(folder.trials, plan.to_dict()["cells"], console):
+        try:
+            run_jobs(jobs, folder.path / ".tune")
+        except KeyboardInterrupt:
+            interrupted = True
+    for job in jobs:
+        for attempt in attempts.read(Path(job.folder)):
+            if attempt.status is None:
+                _close(Path(job.folder), attempt.number, interrupted)
+    return interrupted
+
+
+def _close(folder: Path, number: int, interrupted: bool) -> None:
+    if interrupted:
+        attempts.end(folder, number, "cancelled", "the run was ended")
+    else:
+        attempts.end(folder, number, "crashed", attempts.NO_WORD)
+
+
+@contextmanager
+def _backend(address: str, resources: Resources, needed: bool, console: Console) -> Iterator[Runner]:
+    """What runs the jobs: Ray, or this process; nothing is started where nothing is missing."""
+    if address in (SERIAL, LOCAL):
+        here = {"CPU": float(os.cpu_count() or 1), "GPU": float("inf")}
+        if lack := lacking(resources, [here]):
+            raise InputError(lack)
+    if address == SERIAL or not needed:
+        yield _run_serially
+        return
+    with connected(address, resources, console.print) as run_on_ray:
+        yield run_on_ray
+
+
+def _run_serially(jobs: Sequence[Job], scratch: Path) -> None:
+    for job in jobs:
+        run_trial(job, lambda row: None)
+
+
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """End as cleanly on SIGTERM, which job schedulers send, as on Ctrl-C. Set after Ray has set its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _locked(folder: ResultsFolder) -> Iterator[None]:
+    """Make the folder and keep a second `kvtune run` out of it."""
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        file = (folder.path / ".lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"--storage: {folder.path} cannot be written ({error.strerror}): choose another."
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another run is at work in {folder.path}: wait for it, or end it.") from None
+        yield

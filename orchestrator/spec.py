@@ -1,0 +1,267 @@
+"""An experiment as its author writes it: a YAML file, checked at the door; errors name file and field."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from orchestrator.yaml_text import parse
+from trainables.config import InputError, unknown
+
+MAX_SEEDS = 10_000
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+HIGHER_IS_BETTER = frozenset({"eval_accuracy", "kv_cka", "kv_cka_keys", "kv_cka_values", "probe_r2"})
+ENDPOINTS = HIGHER_IS_BETTER | {"eval_ce"}
+"""Held-out metrics that mean the same in every arm, so that one of them can be the primary endpoint."""
+STEPS_TO = re.compile(r"steps_to_([1-9]\d?|100)")
+"""A secondary endpoint: the first evaluated step with that accuracy in percent."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Resources(_Section):
+    """What one trial is given, and how often it may fail."""
+
+    cpus: int = Field(default=1, ge=1, le=4096)
+    """Logical CPUs, and so threads of torch."""
+    gpus: float = Field(default=0, ge=0, le=64)
+    """GPUs; a fraction shares one between trials."""
+    max_failures: int = Field(default=2, ge=0, le=100)
+    """Further attempts after a crash. A diverged trial is a result, and never tried again."""
+
+
+class Analysis(_Section):
+    """The comparison, fixed before any trial runs."""
+
+    baseline: str
+    """The arm that every other arm is compared with."""
+    primary: str = "eval_ce"
+    """The endpoint of the verdict."""
+    at: Literal["final", "last_k_mean", "auc"] = "final"
+    """Which number of a trial's curve: the last, the mean of the last k evaluations, the area under it."""
+    k: int = Field(default=3, ge=1)
+    """Evaluations in last_k_mean."""
+    direction: Literal["min", "max"] | None = None
+    """Whether lower or higher is better; known for every endpoint, so it may be left out."""
+    margin: float | None = Field(default=None, gt=0)
+    """Non-inferiority margin in the endpoint's unit; without one there is no such verdict."""
+    sesoi: float | None = Field(default=None, gt=0)
+    """Smallest effect of interest in the endpoint's unit, for planning."""
+    secondary: list[str] = []
+    """Further endpoints, corrected together."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Two-sided level of the primary test."""
+
+    @model_validator(mode="after")
+    def _known_endpoints(self) -> Analysis:
+        if self.primary not in ENDPOINTS:
+            raise unknown("primary endpoint", self.primary, ENDPOINTS)
+        for name in self.secondary:
+            if name not in ENDPOINTS and not STEPS_TO.fullmatch(name):
+                raise unknown("secondary endpoint", name, ENDPOINTS | {"steps_to_90"})
+        better = "max" if self.primary in HIGHER_IS_BETTER else "min"
+        if self.direction not in (None, better):
+            raise InputError(
+                f"direction of {self.primary} is {better}, got {self.direction}: leave it out, or correct it."
+            )
+        return self
+
+    def to_plan(self) -> dict[str, Any]:
+        """The analysis section of plan.json."""
+        primary = {
+            "metric": self.primary,
+            "split": "eval",
+            "at": self.at,
+            "k": self.k,
+            "direction": "max" if self.primary in HIGHER_IS_BETTER else "min",
+            "margin": self.margin,
+            "sesoi": self.sesoi,
+        }
+        return {
+            "baseline": self.baseline,
+            "primary": primary,
+            "secondary": list(self.secondary),
+            "alpha": self.alpha,
+        }
+
+
+class ExperimentSpec(_Section):
+    """An experiment: arms, crossed with the grid's axes and the seeds, and how they are compared."""
+
+    name: str
+    """The experiment's folder under the storage."""
+    base: dict[str, Any] = {}
+    """DistillConfig fields that all arms share."""
+    arms: dict[str, dict[str, Any]] = Field(min_length=2)
+    """What each arm changes in the base."""
+    grid: dict[str, list[Any]] = {}
+    """Further axes: a DistillConfig field and its values, crossed with the arms."""
+    seeds: list[int] = Field(min_length=1, max_length=MAX_SEEDS)
+    """The blocks of the paired comparison."""
+    analysis: Analysis
+    resources: Resources = Resources()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds_as_text(cls, value: Any) -> Any:
+        return parse_seeds(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _names_and_baseline(self) -> ExperimentSpec:
+        for kind, name in [("experiment", self.name), *(("arm", arm) for arm in self.arms)]:
+            if not NAME.fullmatch(name):
+                raise InputError(
+                    f"the {kind} name {short(name)} cannot name a folder: "
+                    f"use up to 64 letters, digits, '.', '_' or '-', the first a letter or digit."
+                )
+        if self.analysis.baseline not in self.arms:
+            raise unknown("analysis.baseline: arm", self.analysis.baseline, self.arms)
+        repeated = sorted({seed for seed in self.seeds if self.seeds.count(seed) > 1})
+        if repeated:
+            raise InputError(f"seeds: {repeated[0]} is listed twice; a seed is one block of the comparison.")
+        if not all(0 <= seed < 2**31 for seed in self.seeds):
+            raise InputError("seeds must lie between 0 and 2147483647.")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved experiment, readable as an experiment again."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def builtin_experiments() -> list[str]:
+    """Names of the experiments that travel in the package."""
+    files = resources.files("orchestrator").joinpath("experiments").iterdir()
+    return sorted(Path(file.name).stem for file in files if file.name.endswith(".yaml"))
+
+
+def load_spec(name_or_path: str, overrides: Sequence[str] = (), seeds: str | None = None) -> ExperimentSpec:
+    """The experiment in a file, or the built-in one of that name, with --set and --seeds applied.
+
+    Relative paths in it (train_file, eval_file, a model's folder) are taken from the current folder, whether
+    they stand in the file or on the command line, and made absolute by make_plan: trials run elsewhere.
+    Raises InputError with one sentence that names the file and the field.
+    """
+    text, source = _read(name_or_path)
+    values = _mapping(parse(text, source), source)
+    for override in overrides:
+        set_value(values, override)
+    if seeds is not None:
+        values["seeds"] = parse_seeds(seeds)
+    return spec_from(values, source)
+
+
+def spec_from(values: Mapping[str, Any], source: str) -> ExperimentSpec:
+    """The checked experiment in plain values; `source` names them in errors."""
+    values = dict(values)
+    for section in ("base", "grid"):
+        if section in values and values[section] is None:
+            values[section] = {}
+    if isinstance(values.get("arms"), dict):
+        values["arms"] = {arm: {} if given is None else given for arm, given in values["arms"].items()}
+    try:
+        return ExperimentSpec.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_first_problem(error)}") from None
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds written as 0-9 or 0,3,5 or both."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?", part, re.ASCII)
+        if not match:
+            raise InputError(f"seeds are written 0-9 or 0,3,5, got {short(text)}.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= MAX_SEEDS:
+            raise InputError(
+                f"seeds {short(part.strip())}: the range must rise and hold at most {MAX_SEEDS} seeds."
+            )
+        seeds.extend(range(first, last + 1))
+    return seeds
+
+
+def set_value(values: dict[str, Any], override: str) -> None:
+    """Apply one --set section.field=value to an experiment's plain values; the value is read as YAML.
+
+    An arm's name may hold dots: in arms.NAME.FIELD the field is what follows the last one.
+    """
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise InputError(f"--set takes field=value, such as base.lr=1e-3, got {short(override)}.")
+    value = parse(text, f"--set {path}")
+    section, _, rest = path.strip().partition(".")
+    if section not in ExperimentSpec.model_fields:
+        raise unknown("--set: section", section, ExperimentSpec.model_fields)
+    keys = [section]
+    if rest and section == "arms" and not (rest in (values.get("arms") or {}) or isinstance(value, dict)):
+        keys += rest.rsplit(".", 1)
+    elif rest:
+        keys.append(rest)
+    place = values
+    for key in keys[:-1]:
+        if place.get(key) is None:
+            place[key] = {}
+        place = _mapping(place[key], f"--set {path}: {key}")
+    place[keys[-1]] = value
+
+
+def _read(name_or_path: str) -> tuple[str, str]:
+    """The experiment's text, and what to call it in errors."""
+    path = Path(name_or_path)
+    if name_or_path in builtin_experiments() and not path.is_file():
+        file = resources.files("orchestrator").joinpath("experiments", f"{name_or_path}.yaml")
+        return file.read_text(encoding="utf-8"), f"experiment {name_or_path}"
+    if path.suffix not in (".yaml", ".yml") and not os.path.exists(path):
+        raise unknown("experiment", name_or_path[:200], builtin_experiments())
+    try:
+        return path.read_text(encoding="utf-8"), name_or_path
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{name_or_path} is not a YAML file: it holds bytes that are not UTF-8 text."
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"experiment file {short(name_or_path)} cannot be read ({reason}): give a YAML file, "
+            f"or one of {', '.join(builtin_experiments())}."
+        ) from None
+
+
+def _mapping(value: Any, source: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{source} must hold fields and values (name: value), got {short(value)}.")
+    return value
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first finding of pydantic in our words: where, what is wrong, what was given."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return f"{where}: {cause}" if where else str(cause)
+    if problem["type"] == "extra_forbidden":
+        section, _, name = where.rpartition(".")
+        return str(unknown(f"{section}: field" if section else "field", name, _fields_of(section)))
+    if problem["type"] == "missing":
+        return f"the field {where} is missing; known here: {', '.join(_fields_of(where.rpartition('.')[0]))}."
+    rule = problem["msg"].replace("Input should", "must")
+    more = error.error_count() - 1
+    return f"{where}: {rule[0].lower()}{rule[1:]}, got {short(problem['input'])}." + (
+        f" ({more} more)" if more else ""
+    )
+
+
+def _fields_of(section: str) -> Iterable[str]:
+    models: dict[str, type[BaseModel]] = {"analysis": Analysis, "resources": Resources}
+    return models.get(section, ExperimentSpec).model_fields

@@ -1,0 +1,153 @@
+"""The trials under Ray Tune, which schedules and moves them; the record is their own folders."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator.child import Job
+from orchestrator.spec import Resources
+from orchestrator.trial import run_cell
+from trainables.config import InputError
+
+LOCAL = "local"
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+"""Set before Ray is imported: token authentication, quiet, and Ctrl-C is ours to handle."""
+Runner = Callable[[Sequence[Job], Path], None]
+
+
+@contextmanager
+def connected(address: str, resources: Resources, tell: Callable[[str], None]) -> Iterator[Runner]:
+    """A Ray to run jobs on: a new one on this machine, or the cluster at `address`.
+
+    Raises InputError if it cannot be reached, or if none of this machine's resources can hold a trial. On a
+    cluster, which may grow, that is only told.
+    """
+    import_quietly()
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        _init(address)
+    try:
+        lack = lacking(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        if lack and address == LOCAL:
+            raise InputError(lack)
+        if lack:
+            tell(f"{lack} Trials wait until the cluster grows.")
+        yield _run
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def import_quietly() -> None:
+    """Set the environment that Ray reads when it is imported; what the user has set stays."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def lacking(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> str | None:
+    """Why no single node can hold a trial, naming the resource and what there is; None if one can."""
+    wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
+    if any(all(node.get(kind, 0) >= amount for kind, amount in wanted.items()) for node in nodes):
+        return None
+    for kind, field in (("CPU", "cpus"), ("GPU", "gpus")):
+        most = max((node.get(kind, 0) for node in nodes), default=0)
+        if wanted[kind] > most:
+            return (
+                f"resources.{field}: a trial needs {wanted[kind]:g} {kind}s, the largest node has {most:g}: "
+                f"lower it with --set resources.{field}={most:g}, or use a larger machine."
+            )
+    return f"resources: no single node has {resources.cpus} CPUs together with {resources.gpus:g} GPUs."
+
+
+def param_space(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Tune's search space for the jobs: arm, seed and alignment_mode are columns of every result.
+
+    A full grid is arm x seed, the arm first: Tune varies the first axis fastest, so pairs finish together.
+    Of a grid with holes the cells are listed.
+    """
+    from ray import tune
+
+    arms = list(dict.fromkeys(job.arm for job in jobs))
+    seeds = list(dict.fromkeys(job.seed for job in jobs))
+    modes = {job.arm: job.config["alignment_mode"] for job in jobs}
+    mode = tune.sample_from(lambda spec: modes[spec.config["arm"]])
+    if [(job.arm, job.seed) for job in jobs] == [(arm, seed) for seed in seeds for arm in arms]:
+        return {"arm": tune.grid_search(arms), "seed": tune.grid_search(seeds), "alignment_mode": mode}
+    cells = [(job.arm, job.seed) for job in jobs]
+    return {
+        "cell": tune.grid_search(list(range(len(cells)))),
+        "arm": tune.sample_from(lambda spec: cells[spec.config["cell"]][0]),
+        "seed": tune.sample_from(lambda spec: cells[spec.config["cell"]][1]),
+        "alignment_mode": tune.sample_from(lambda spec: modes[cells[spec.config["cell"]][0]]),
+    }
+
+
+def _run(jobs: Sequence[Job], scratch: Path) -> None:
+    """Run the jobs under one Tuner with a name of its own; its files in `scratch` go when it ends."""
+    import ray
+    from ray import tune
+
+    first = jobs[0]
+    by_cell = {(job.arm, job.seed): job for job in jobs}
+    trainable = tune.with_parameters(run_cell, jobs=by_cell)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": first.cpus, "gpu": first.gpus}),
+        param_space=param_space(jobs),
+        tune_config=tune.TuneConfig(
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=f"launch-{secrets.token_hex(4)}",
+            storage_path=str(scratch),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=first.attempts_allowed - 1),
+        ),
+    )
+    try:
+        tuner.fit()
+    except KeyboardInterrupt:
+        ray.shutdown()  # which ends every trial, so that none writes on while its record is closed
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _init(address: str) -> None:
+    import ray
+
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    local = {"include_dashboard": False} if address == LOCAL else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **local)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address == LOCAL:
+            raise
+        raise InputError(
+            f"--address {address} does not answer ({' '.join(str(error).split())[:200]}): "
+            "start the cluster, or use --address local."
+        ) from None
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file() and token.stat().st_uid == os.getuid():
+        token.chmod(0o600)  # Ray writes it readable for all
