@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import tokenizers
 from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -195,16 +195,14 @@ def train_bpe(texts: Sequence[str]) -> Tokenizer:
 
 def _write_atomically(path: Path, text: str) -> None:
     """Whole or not at all: several trials may write the same file at once."""
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+            part.write_text(text, encoding="utf-8")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"the cache folder {cache_dir()} cannot be written ({error.strerror}): "
