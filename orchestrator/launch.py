@@ -26,11 +26,13 @@ from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
 from orchestrator.tuning import LOCAL, Runner, connected, lacking
-from trainables.config import InputError
+from trainables.config import InputError, unknown
 from trainables.trial_folder import write_text
 
 SERIAL = "serial"
 INTERRUPTED = 130
+TEACHER_FIELDS = ("teacher", "model_name", "dataset", "train_file", "eval_file", "subset_size", "eval_size")
+"""What a built-in teacher's training follows from, at most."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def run(
     """
     objective, console = objective or Objective(), console or Console(stderr=True)
     launch = provenance.describe_launch(address=address, started_at=attempts.now())
+    _check_address(address)
     plan = make_plan(spec)
     folder = results_folder(storage, spec)
     _refuse_other_experiment(folder, plan)
@@ -103,6 +106,11 @@ def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
     if "://" in str(storage):
         raise InputError(f"--storage takes a folder, on a cluster one that all nodes share, got {storage}.")
     return ResultsFolder(Path(storage).expanduser().resolve() / spec.name)
+
+
+def _check_address(address: str) -> None:
+    if address not in (SERIAL, LOCAL, "auto") and ":" not in address:
+        raise unknown("--address", address, (SERIAL, LOCAL, "auto", "HOST:PORT"))
 
 
 def _refuse_other_experiment(folder: ResultsFolder, plan: Plan) -> None:
@@ -153,12 +161,12 @@ def _preflight(cells: Sequence[Cell], objective: Objective) -> None:
 
 
 def _prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> None:
-    """Have the built-in teacher there before any trial needs it."""
-    if not cells:
-        return
-    prepare = resolve(objective.prepare)
-    for cell in _distinct(cells).values():
-        prepare(cell.config, lambda line: console.print(line, markup=False, highlight=False))
+    """Have the built-in teacher there, once, before any trial needs it."""
+    needs = {tuple(getattr(cell.config, name) for name in TEACHER_FIELDS): cell.config for cell in cells}
+    prepare = resolve(objective.prepare) if needs else None
+    for config in needs.values():
+        assert prepare is not None
+        prepare(config, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
 
 
 def _write_plan(plan: Plan, folder: ResultsFolder) -> None:

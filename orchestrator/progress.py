@@ -137,16 +137,14 @@ class Progress:
         if self._live:
             self._live.update(self._render(), refresh=True)
             return
+        over = sum(state.status in RESULTS for state in before.values())
         for cell in self.cells:
             now, then = self.states[cell["trial_id"]], before[cell["trial_id"]]
-            if now.status != then.status and now.status not in ("waiting", "running"):
-                over = sum(state.status in RESULTS for state in self.states.values())
-                place = f"{cell['arm']} seed {cell['seed']}"
-                self.console.print(
-                    f"[{over}/{len(self.cells)}] {place}: {now.status} at step {now.step}",
-                    markup=False,
-                    soft_wrap=True,
-                )
+            if now.status == then.status or now.status in ("waiting", "running"):
+                continue
+            over += now.status in RESULTS
+            line = f"[{over}/{len(self.cells)}] {cell['arm']} seed {cell['seed']}: {now.status} at step {now.step}"
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _read(self, known: Mapping[str, State]) -> dict[str, State]:
         """All states afresh, save those that can change no more."""
