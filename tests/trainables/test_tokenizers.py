@@ -140,6 +140,7 @@ BPE = built_in()
         (r"\S+\?\n48|\S+|\s", "question and chain"),
         (r"\S+=72\n#+|\S+|\s", "chain and mark"),
         (r"#+ 72|\S+|\s", "mark and value"),
+        (r"##(?=## 72)|## 72|\S+|\s", "half the mark and value"),
         (r"[\s\S]+", "everything"),
     ],
 )
@@ -307,6 +308,21 @@ def test_an_unknown_name_without_a_hub_says_so_and_guesses_the_built_in(
         load_tokenizer("tiny-lama", "gsm8k", EXAMPLES)
 
     assert "--model_name tiny-lama" in str(error.value)
+
+
+def test_where_the_hub_does_not_answer_only_the_local_cache_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def from_pretrained(name: str, **how: object) -> Any:
+        asked.append((name, how["local_files_only"]))
+        return gpt2_like()
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", from_pretrained)
+    for reachable in (True, False):
+        monkeypatch.setattr(ours, "hub_reachable", lambda reachable=reachable: reachable)
+        load_tokenizer("gpt2", "gsm8k", EXAMPLES)
+
+    assert asked == [("gpt2", False), ("gpt2", True)]
 
 
 def test_tokenizers_differ_by_their_rules_even_with_one_vocabulary() -> None:
