@@ -117,14 +117,14 @@ def svg_of(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """STEM.svg, STEM.pdf and STEM.png (200 dpi), without dates or versions in them."""
-    stem.with_suffix(".svg").write_text(svg_of(figure), encoding="utf-8")
-    figure.savefig(
-        stem.with_suffix(".pdf"),
-        metadata={"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
-    )
+def save(figure: Figure, stem: Path) -> str:
+    """Writes STEM.svg, STEM.pdf and STEM.png (200 dpi), without dates or versions; hands back the SVG."""
+    svg = svg_of(figure)
+    stem.with_suffix(".svg").write_text(svg, encoding="utf-8", newline="\n")
+    dateless = {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None}
+    figure.savefig(stem.with_suffix(".pdf"), metadata=dateless)
     figure.savefig(stem.with_suffix(".png"), dpi=200, metadata={"Software": None})
+    return svg
 
 
 def inline(svg: str, prefix: str) -> str:

@@ -67,7 +67,8 @@ def _mean(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
     reach[several] = stats.t.isf(alpha / 2, n[several] - 1) * table["sd"].to_numpy(float)[several]
     reach[several] /= np.sqrt(n[several])
     table = table.assign(low=table["mean"] - reach, high=table["mean"] + reach).reset_index()
-    return table.loc[:, ["step", "wall_s", "mean", "low", "high", "n"]]
+    columns = ["step", "wall_s", "mean", "low", "high", "n"]
+    return pd.DataFrame(table, columns=columns)
 
 
 def counts_text(curves: list[ArmCurve]) -> str:

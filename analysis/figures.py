@@ -268,9 +268,12 @@ def _fan(count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
 def completeness_figure(table: pd.DataFrame, *, narrow: bool = False) -> Figure:
     """Arm x seed by status. Table: arm, seed, status, attempts."""
     arms, seeds = list(table["arm"].drop_duplicates()), sorted(set(table["seed"]))
-    width = NARROW if narrow else WIDE
-    figure = Figure(figsize=(width, 0.95 + 0.3 * len(arms) + (0.25 if narrow else 0)), layout="constrained")
-    plot_completeness(table, arms, seeds, figure.subplots())
+    columns = 2 if narrow else 4
+    legend_lines = -(-table["status"].nunique() // columns)
+    height = 0.55 + 0.3 * max(len(arms), 2) + 0.22 * legend_lines
+    figure = Figure(figsize=(NARROW if narrow else WIDE, height), layout="constrained")
+    ax = plot_completeness(table, arms, seeds, figure.subplots())
+    _status_legend(ax, set(table["status"]), columns)
     return figure
 
 
@@ -297,11 +300,10 @@ def plot_completeness(table: pd.DataFrame, arms: Sequence[str], seeds: Sequence[
     ax.grid(visible=False)
     ax.tick_params(length=0)
     ax.spines[["left", "bottom"]].set_visible(False)
-    _status_legend(ax, set(table["status"]))
     return ax
 
 
-def _status_legend(ax: Axes, present: set[str]) -> None:
+def _status_legend(ax: Axes, present: set[str], columns: int) -> None:
     looks = {status: look for status, look in STATUS_LOOKS.items() if status in present}
     entries = {
         f"{status.replace('_', ' ')} {f'({letter})' if letter else ''}".strip(): Line2D(
@@ -310,5 +312,11 @@ def _status_legend(ax: Axes, present: set[str]) -> None:
         for status, (fill, letter) in looks.items()
     }
     legend(
-        ax, entries, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, borderaxespad=0.2, handletextpad=0.2
+        ax,
+        entries,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=columns,
+        borderaxespad=0.2,
+        handletextpad=0.2,
     )

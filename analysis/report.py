@@ -5,26 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from analysis.canvas import arm_styles, house_style, inline, save, svg_of
-from analysis.curves import ArmCurve, arm_curves, counts_text
-from analysis.endpoints import Endpoint, endpoint_of
-from analysis.figures import completeness_figure, curves_figure, paired_figure, strip_figure
+from analysis.gallery import draw_all
 from analysis.page import render_html, render_markdown
-from analysis.pairing import outcomes
-from analysis.records import Experiment, load
-from analysis.significance import Comparison, compare
-from analysis.stability import arms_table
-
-EXIT_CODES = {"INVALID": 2, "NOT TESTABLE": 3}
-SHOWN_SECONDARIES = 5
+from analysis.records import load
+from analysis.results import Results, analyse
+from analysis.significance import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,71 +35,28 @@ class ReportResult:
     """The primary endpoint of every planned contrast."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FigureRecord:
-    """One figure of the page: two drawings of the same numbers, and what to read beside it."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    wide: str
-    narrow: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """Every finished number of a report."""
-
-    experiment: Experiment
-    comparisons: tuple[Comparison, ...]
-    secondary: tuple[Comparison, ...]
-    cells: pd.DataFrame
-    """One row per planned cell, on the primary endpoint."""
-    arms: list[dict[str, Any]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """results.json: strict JSON, nothing that changes from one call to the next."""
-        plan = self.experiment.plan
-        return {
-            "format": 1,
-            "experiment": plan.name,
-            "plan_hash": plan.plan_hash,
-            "verdict": self.comparisons[0].verdict if self.comparisons else None,
-            "sentence": self.comparisons[0].sentence if self.comparisons else None,
-            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
-            "secondary": [comparison.to_dict() for comparison in self.secondary],
-            "arms": self.arms,
-            "cells": _plain_records(
-                self.cells[["arm", "seed", "trial_id", "status", "failure_reason", "attempts"]]
-            ),
-        }
-
-
 def write_report(folder: str | os.PathLike[str]) -> ReportResult:
     """Reads an experiment folder and writes FOLDER/report anew.
 
-    Raises ResultsError where the tables cannot be read or the plan has no contrast; whatever the trials did
-    ends as a verdict.
+    Raises ResultsError where plan or tables cannot be used; whatever the trials did ends as a verdict.
     """
     experiment = load(folder)
     results = analyse(experiment)
     out = experiment.folder.report
-    for stale in ("figures", "tables"):
-        shutil.rmtree(out / stale, ignore_errors=True)
-        (out / stale).mkdir(parents=True)
-    with house_style():
-        figures = _draw(results, out / "figures")
-    _write_tables(results, out / "tables")
-    content = json.dumps(results.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-    _write(out / "results.json", content + "\n")
-    _write(out / "report.html", render_html(results, figures))
-    _write(out / "report.md", render_markdown(results, figures))
-    verdicts = [EXIT_CODES.get(comparison.verdict, 0) for comparison in results.comparisons]
+    for part in ("figures", "tables"):
+        shutil.rmtree(out / part, ignore_errors=True)
+        (out / part).mkdir(parents=True)
+    plates = draw_all(results, out / "figures")
+    for name, table in _tables(results).items():
+        table.to_csv(out / "tables" / f"{name}.csv", index=False, lineterminator="\n")
+    strict = json.dumps(results.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+    _write(out / "results.json", strict + "\n")
+    _write(out / "report.html", render_html(results, plates))
+    _write(out / "report.md", render_markdown(results, plates))
     return ReportResult(
-        verdict=results.comparisons[0].verdict,
-        sentence=results.comparisons[0].sentence,
-        exit_code=2 if 2 in verdicts else max(verdicts),
+        verdict=results.verdict,
+        sentence=results.sentence,
+        exit_code=results.exit_code,
         html=out / "report.html",
         markdown=out / "report.md",
         results=out / "results.json",
@@ -117,55 +65,50 @@ def write_report(folder: str | os.PathLike[str]) -> ReportResult:
     )
 
 
-def analyse(experiment: Experiment) -> Results:
-    """Every planned contrast on the primary endpoint and the secondaries, and the arms' table."""
-    plan = experiment.plan
-    cells = outcomes(experiment, endpoint_of(plan))
+def _tables(results: Results) -> dict[str, pd.DataFrame]:
+    """File stem -> table, as written into tables/."""
+    every = [*results.comparisons, *results.secondary]
+    return {
+        "arms": pd.DataFrame(results.arms),
+        "cells": results.cells[["arm", "seed", "trial_id", "status", "failure_reason", "attempts", "value"]],
+        "comparisons": pd.DataFrame([_summary(comparison) for comparison in every]),
+        "seeds": pd.DataFrame(
+            [{**_names(comparison), **vars(row)} for comparison in every for row in comparison.rows]
+        ),
+        "gates": pd.DataFrame(
+            [{**_names(comparison), **vars(gate)} for comparison in every for gate in comparison.gates]
+        ),
+    }
 
-    def contrasts(metric: str | None) -> list[Comparison]:
-        return [
-            compare(experiment, treatment=pair.treatment, baseline=pair.baseline, metric=metric)
-            for pair in plan.contrasts
-        ]
 
-    return Results(
-        experiment=experiment,
-        comparisons=tuple(contrasts(None)),
-        secondary=tuple(comparison for metric in plan.secondary for comparison in contrasts(metric)),
-        cells=cells,
-        arms=arms_table(cells, experiment.metrics),
-    )
+def _names(comparison: Comparison) -> dict[str, str]:
+    return {
+        "treatment": comparison.treatment,
+        "baseline": comparison.baseline,
+        "metric": comparison.metric,
+    }
+
+
+def _summary(comparison: Comparison) -> dict[str, Any]:
+    low, high = comparison.interval or (None, None)
+    exact_low, exact_high = comparison.interval_exact or (None, None)
+    return {
+        **_names(comparison),
+        "verdict": comparison.verdict,
+        "planned": comparison.planned,
+        "pairs": comparison.pairs,
+        "difference": comparison.difference,
+        "median": comparison.statistics.median,
+        "sd": comparison.statistics.sd,
+        "low": low,
+        "high": high,
+        "exact_low": exact_low,
+        "exact_high": exact_high,
+        "p_signflip": comparison.p_signflip,
+        "p_t": comparison.p_t,
+        "p_worst_rank": comparison.worst_rank.p if comparison.worst_rank else None,
+    }
 
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
-
-
-# --- figures
-
-
-def _draw(results: Results, folder: Path) -> list[FigureRecord]:
-    return [
-        _completeness(results, folder),
-        *(
-            _paired(results, comparison, n, folder)
-            for n, comparison in enumerate(results.comparisons, start=1)
-        ),
-        *_curves(results, folder),
-        _strips(results, folder),
-    ]
-
-
-def _record(
-    name: str,
-    title: str,
-    caption: str,
-    alt: str,
-    table: pd.DataFrame,
-    folder: Path,
-    draw: Callable[[bool], Figure],
-) -> FigureRecord:
-    save(draw(False), folder / name)
-    table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-    wide, narrow = (inline(svg_of(draw(slim)), f"{name}-{'n' if slim else 'w'}") for slim in (False, True))
-    return FigureRecord(name=name, title=title, caption=caption, alt=alt, wide=wide, narrow=narrow)
