@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config import InputError
-from trainables.kv_cache import CacheShape, KVCache
+from trainables.kv_cache import CacheShape
 
 
 @dataclass(frozen=True)
@@ -224,16 +224,6 @@ def write_on(reader: Reader, prefix: Prefix, *, eos_id: int, limit: int) -> list
         ended = ended | (token == eos_id)
     rows: list[list[int]] = torch.stack(written, dim=1).tolist()
     return [row[: row.index(eos_id)] if eos_id in row else row for row in rows]
-
-
-def chain_cache(read: Pass, keys: Tensor, index: Tensor, mask: Tensor) -> KVCache:
-    """The cache at positions `index` [B N] of a pass, with `mask` [B N]; `keys` may be rotated or not."""
-    at = index[:, None, None, :].expand(*keys.shape[:3], -1)
-    full = KVCache(
-        keys, read.values, torch.ones(keys.shape[0], keys.shape[3], dtype=torch.bool, device=keys.device)
-    )
-    picked = full.gather(at, mask[:, None, None, :].expand_as(at))
-    return KVCache(picked.keys, picked.values, mask)
 
 
 def check_capture(reader: Reader, tokens: Tensor) -> None:

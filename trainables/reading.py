@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainables.batches import Batch
-from trainables.capture import Pass, Reader, chain_cache
+from trainables.capture import Pass, Reader
 from trainables.config import DistillConfig
 from trainables.kv_cache import KVCache
 from trainables.losses import answer_loss
@@ -49,8 +49,17 @@ def at(states: Tensor, index: Tensor) -> Tensor:
 
 def chain_of(read: Pass, reader: Reader, batch: Batch, config: DistillConfig) -> KVCache:
     """The cache over the chain, [B L H N D] with mask [B N]; keys in the space compared (--k_space)."""
-    keys = read.keys if config.k_space == "pre_rope" else reader.rotate(read.keys, read.positions)
-    return chain_cache(read, keys, *chain_positions(batch))
+    positions, mask = chain_positions(batch)
+    keys, values = (pick(states, positions) for states in (read.keys, read.values))
+    if config.k_space == "post_rope":
+        keys = reader.rotate(keys, positions)
+    return KVCache(keys, values, mask)
+
+
+def pick(states: Tensor, positions: Tensor) -> Tensor:
+    """`states` [B L H T D] at `positions` [B N], the same in every layer and head: [B L H N D]."""
+    index = positions[:, None, None, :, None].expand(*states.shape[:3], -1, states.shape[-1])
+    return states.gather(3, index)
 
 
 def explicit_loss(read: Pass, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,12 +13,20 @@ from torch import Tensor, nn
 
 from trainables.aligners.resample import resample_time
 from trainables.batches import Batch
-from trainables.capture import Pass, Reader, chain_cache
+from trainables.capture import Pass, Reader
 from trainables.compressors import select
 from trainables.config import DistillConfig
 from trainables.kv_cache import KVCache
 from trainables.losses import Standardiser
-from trainables.reading import answer_positions, at, chain_of, chain_positions, codi_position, read_whole
+from trainables.reading import (
+    answer_positions,
+    at,
+    chain_of,
+    chain_positions,
+    codi_position,
+    pick,
+    read_whole,
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,8 @@ def lesson_of(
         return Lesson(KVCache(resampled.keys, resampled.values, resampled.full_mask), nowhere, before)
     scored, queries = compared, None
     if config.kv_method == "rkv":
-        rotated = reader.rotate(read.keys, read.positions)
-        scored = chain_cache(read, rotated, *chain_positions(batch)).layers(layers).detach()
+        rotated = compared.keys if config.k_space == "post_rope" else _rotated(compared, reader, batch)
+        scored = KVCache(rotated, compared.values, compared.mask)
         queries = _answer_queries(read, reader, batch, layers)
     selection = select(
         scored,
@@ -71,11 +79,15 @@ def lesson_of(
     return Lesson(compared.gather(selection.indices, selection.mask), selection.indices, before)
 
 
+def _rotated(chain: KVCache, reader: Reader, batch: Batch) -> Tensor:
+    """The chain's keys as attention sees them, [B L H N D]."""
+    return reader.rotate(chain.keys, chain_positions(batch)[0])
+
+
 def _answer_queries(read: Pass, reader: Reader, batch: Batch, layers: Tensor) -> Tensor:
     """Rotated queries at the answer tokens, [B L H_q Ta D]."""
-    rotated = reader.rotate(read.queries[:, layers].detach(), read.positions)
-    index = answer_positions(batch)[:, None, None, :, None]
-    return rotated.gather(3, index.expand(*rotated.shape[:3], -1, rotated.shape[-1]))
+    positions = answer_positions(batch)
+    return reader.rotate(pick(read.queries[:, layers].detach(), positions), positions)
 
 
 class Yardstick(nn.Module):

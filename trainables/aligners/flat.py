@@ -76,6 +76,7 @@ def _width(shape: CacheShape) -> int:
 
 
 def check_rank(rank: int, source: CacheShape, target: CacheShape) -> None:
+    """InputError where a map from `source` to `target` cannot have the rank."""
     full = min(_width(source), _width(target))
     if rank > full:
         raise InputError(
