@@ -1,8 +1,8 @@
 """What is minimised, and what the distillation target is measured in. Every loss is one number a row, [B].
 
-Rows are kept apart so that a trial can log, weight and test them singly; the step takes their mean. Losses are
-computed in float32 (float64 stays). Masked places may hold anything, inf and nan too: it reaches neither a value
-nor a gradient. A row with nothing to compare gives 0 and keeps its gradient path.
+Rows are kept apart so that a trial can log, weight and test them singly; the step takes their mean. Losses
+are computed in float32 (float64 stays). Masked places may hold anything, inf and nan too: it reaches neither
+a value nor a gradient. A row with nothing to compare gives 0 and keeps its gradient path.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ KV_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Elementwise distances of two tensors of one shape."""
 
 STD_FLOOR = 0.01
-"""Least standard deviation of a dimension, in parts of its layer's mean: a nearly constant one is not blown up."""
+"""Least deviation of a dimension, in parts of its layer's mean: a nearly constant one is not blown up."""
 
 
 def kv_loss(predicted: KVCache, target: KVCache, *, kind: str) -> Tensor:
     """Mean distance of keys and of values, half each, over the entries that are real in both caches: [B].
 
-    Both caches are [B L H T D]. The mean runs over a row's real (layer, head, slot, dimension), so that a short
-    chain of thought weighs as much as a long one. Nothing is detached here.
+    Both caches are [B L H T D]. The mean runs over a row's real (layer, head, slot, dimension), so that a
+    short chain of thought weighs as much as a long one. Nothing is detached here.
     Source: KaVa (arXiv:2510.02312), L_KV with p = 1 (smooth L1) or p = 2.
     """
     if kind not in KV_LOSSES:
@@ -62,8 +62,8 @@ def answer_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, T
     """Cross-entropy in nats: mean per real token [B], sum [B], and the number of real tokens [B] (int64).
 
     `logits` [B T V] at a place predict the label [B T] of the same place: shift before. Labels where `mask`
-    (bool [B T]) is False are never read, so -100 may stand there. Only the real tokens' logits are widened to
-    float32, which is what a large vocabulary can afford.
+    (bool [B T]) is False are never read, so -100 may stand there. Only the real tokens' logits are widened
+    to float32, which is what a large vocabulary can afford.
     """
     nats = F.cross_entropy(_wide(logits[mask]), labels[mask], reduction="none")  # [real tokens]
     by_place = nats.new_zeros(mask.shape).masked_scatter(mask, nats)  # [B T]
@@ -76,11 +76,11 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, scale: Tensor) -> Tensor
     """Smooth L1 of (student - teacher) / scale, mean over layers and width: [B].
 
     `student` and `teacher` are hidden states [B L W] at the one position just before the answer, `scale` [L]
-    the teacher's standard deviation per layer, above 0 and frozen, so that no layer counts for more because its
-    numbers are larger. The teacher is detached.
+    the teacher's standard deviation per layer, above 0 and frozen, so that no layer counts for more because
+    its numbers are larger. The teacher is detached.
     Source: CODI (arXiv:2502.21074), whose code divides the loss by the batch's own deviation, once for smooth
-    L1 and twice for MSE. Dividing the difference gives the same in the linear part and, unlike that, does
-    not depend on the layer's units in the quadratic part.
+    L1 and twice for MSE. Dividing the difference agrees with that where smooth L1 is linear, and does not
+    depend on the layer's units where it is quadratic.
     """
     if student.shape != teacher.shape or scale.shape != student.shape[1:2]:
         raise ValueError(
@@ -88,10 +88,8 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, scale: Tensor) -> Tensor
             f"got {tuple(student.shape)}, {tuple(teacher.shape)} and {tuple(scale.shape)}."
         )
     scale = _wide(scale.detach())[:, None]
-    each = F.smooth_l1_loss(
-        _wide(student) / scale, _wide(teacher.detach()) / scale, reduction="none", beta=1.0
-    )
-    return each.mean((1, 2))
+    student, teacher = _wide(student) / scale, _wide(teacher.detach()) / scale
+    return KV_LOSSES["smooth_l1"](student, teacher).mean((1, 2))
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -102,8 +100,8 @@ class Standardiser(nn.Module):
     """Subtracts a mean and divides by a deviation, both fixed, per layer, head and dimension: [L H 1 D].
 
     Fitted once on the teacher and frozen, so that the target is a constant of the run: a target that is
-    normalised per batch, or learned, can shrink to please its own loss. Its state_dict holds four tensors, and
-    `Standardiser(**tensors)` makes it again.
+    normalised per batch, or learned, can shrink to please its own loss. Its state_dict holds four tensors,
+    and `Standardiser(**tensors)` makes it again.
     """
 
     keys_mean: Tensor
@@ -150,7 +148,7 @@ class Standardiser(nn.Module):
 
 
 class _Moments:
-    """Count [L H 1 1], mean and sum of squared deviations [L H 1 D], merged batch by batch without cancellation."""
+    """Count [L H 1 1], mean and squared deviations' sum [L H 1 D], merged batch by batch: no cancellation."""
 
     def __init__(self) -> None:
         self.count = self.mean = self.squares = torch.zeros(1, 1, 1, 1, dtype=torch.float64)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -80,6 +80,7 @@ def test_every_mode_of_the_config_has_its_aligner() -> None:
     assert set(ALIGNERS) == set(get_args(AlignmentMode))
 
 
+@settings(deadline=None)
 @given(inputs=st.integers(1, 33), outputs=st.integers(1, 33))
 def test_uniform_sharing_has_rows_that_sum_to_one_and_uses_every_head_equally(
     inputs: int, outputs: int
@@ -340,6 +341,7 @@ def test_parameters_are_what_the_formulas_say() -> None:
     assert parameter_count(build({**FLAT, "flat_rank": 5})) == 2 * 4 * 5 * (32 + 12)
 
 
+@settings(deadline=None)
 @given(
     heads=st.tuples(st.integers(1, 16), st.integers(1, 16)),
     dims=st.tuples(st.integers(1, 64), st.integers(1, 64)),

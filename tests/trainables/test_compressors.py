@@ -171,6 +171,7 @@ def test_redundancy_without_the_square_matrix_equals_the_formula_with_it() -> No
     case = make_case(1, real=(7, 11), time=11)
     keys, real = case.cache.keys.double(), case.cache.full_mask
     keys = keys * real[..., None]
+    keys[:, :, :, 2] = 0  # a key of no length is like nothing, itself included
 
     fast = diversity(keys, real)
 
@@ -342,6 +343,22 @@ def test_of_equal_scores_the_earliest_entries_are_kept() -> None:
         selection = select(cache, method="rkv", keep=min(4, time), queries=queries)
 
         assert selection.indices.eq(torch.arange(min(4, time))).all(), time
+
+
+def test_repeated_keys_tie_whatever_rounding_the_matrix_product_gives_their_columns() -> None:
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        time, D, N_A = (int(torch.randint(3, high, (), generator=generator)) for high in (60, 70, 9))
+        kind = torch.randint(3, (time,), generator=generator)
+        keys = 3 * torch.randn(1, 2, 2, 3, D, generator=generator)[:, :, :, kind]
+        cache = KVCache(keys, keys, torch.ones(1, time, dtype=torch.bool))
+        queries = 3 * torch.randn(1, 2, 4, N_A, D, generator=generator)
+
+        selection = select(cache, method="rkv", keep=time // 2, queries=queries)
+
+        chosen = torch.zeros(1, 2, 2, time).scatter(3, selection.indices, 1)
+        for same in (kind == k for k in range(3)):
+            assert (chosen[..., same].diff(dim=-1) <= 0).all(), seed  # the earliest of each kind
 
 
 def test_zero_keys_give_a_finite_score_and_a_selection() -> None:

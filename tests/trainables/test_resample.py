@@ -24,6 +24,7 @@ def counting_cache(real: list[int], time: int) -> KVCache:
     return KVCache(keys, -10 * keys + torch.arange(3.0).view(1, 1, 3, 1, 1), mask)
 
 
+@settings(deadline=None)
 @given(source=st.integers(1, 40), target=st.integers(2, 40))
 def test_endpoints_pairs_first_with_first_last_with_last_and_spreads_the_rest(
     source: int, target: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainables.aligners.resample import layer_map, zero_masked
+from trainables.aligners.resample import layer_map
 from trainables.config import LayerMap
 from trainables.kv_cache import CacheShape, KVCache
 
@@ -47,6 +47,12 @@ class Aligner(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.source} -> {self.target}"
+
+
+def zero_masked(cache: KVCache) -> KVCache:
+    """The cache with 0 at masked positions: what stood there, even nan, reaches no sum and no gradient."""
+    real = cache.full_mask[..., None]
+    return KVCache(cache.keys.where(real, 0), cache.values.where(real, 0), cache.mask)
 
 
 def dimension_starts(

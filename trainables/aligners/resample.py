@@ -43,9 +43,8 @@ def resample_time(cache: KVCache, length: int) -> KVCache:
     def take(place: Tensor) -> KVCache:
         index = real_first.gather(-1, place.clamp(max=N - 1))
         index = index if index.dim() == 4 else index[:, None, None, :].expand(B, L, H, length)
-        return clean.gather(index, mask)
+        return cache.gather(index, mask)
 
-    clean = zero_masked(cache)
     left, right = take(low), take(high)
     weight = weight[..., None] if weight.dim() == 4 else weight[:, None, None, :, None]
     weight = weight.to(cache.keys.dtype)
@@ -66,9 +65,3 @@ def _places(mask: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     weight = torch.where(shortened, (scaled % steps).double() / steps, 0.0)
     high = torch.where(weight > 0, low + 1, low)
     return low, high, weight, (slot < n)
-
-
-def zero_masked(cache: KVCache) -> KVCache:
-    """The cache with 0 at masked positions: what stood there, even nan, reaches no sum and no gradient."""
-    real = cache.full_mask[..., None]
-    return KVCache(cache.keys.where(real, 0), cache.values.where(real, 0), cache.mask)
