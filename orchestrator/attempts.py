@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 FILE = "attempts.jsonl"
 Status = Literal["completed", "diverged", "crashed", "oom", "timeout", "preempted", "cancelled"]
@@ -24,6 +24,8 @@ class Attempt:
     number: int
     started_at: str
     host: str
+    pid: int | None
+    """Of the worker, which starts the trial's own process."""
     code_rev: str | None
     status: str | None = None
     reason: str | None = None
@@ -65,16 +67,17 @@ def read(folder: Path) -> list[Attempt]:
             continue
         if line.get("event") == "start":
             attempts[number] = Attempt(
-                number, str(line.get("at", "")), str(line.get("host", "")), line.get("code_rev")
+                number=number,
+                started_at=str(line.get("at", "")),
+                host=str(line.get("host", "")),
+                pid=line.get("pid"),
+                code_rev=line.get("code_rev"),
             )
         elif line.get("event") == "end" and number in attempts:
-            begun = attempts[number]
-            attempts[number] = Attempt(
-                number,
-                begun.started_at,
-                begun.host,
-                begun.code_rev,
-                status=str(line.get("status")),
+            status = line.get("status")
+            attempts[number] = replace(
+                attempts[number],
+                status=status if status in get_args(Status) else "crashed",
                 reason=line.get("reason"),
                 ended_at=str(line.get("at", "")),
             )
@@ -83,7 +86,7 @@ def read(folder: Path) -> list[Attempt]:
 
 def now() -> str:
     """The time in UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _append(folder: Path, event: dict[str, Any]) -> None:

@@ -147,7 +147,10 @@ def _as_cell(cell: Cell) -> dict[str, Any]:
 
 def _distinct(cells: Sequence[Cell]) -> dict[str, Cell]:
     """One cell for every configuration, whatever its seed."""
-    return {replace(cell.config, seed=0).hash(): cell for cell in reversed(cells)}
+    distinct: dict[str, Cell] = {}
+    for cell in cells:
+        distinct.setdefault(replace(cell.config, seed=0).hash(), cell)
+    return distinct
 
 
 def _preflight(cells: Sequence[Cell], objective: Objective) -> None:

@@ -143,7 +143,8 @@ class Progress:
             if now.status == then.status or now.status in ("waiting", "running"):
                 continue
             over += now.status in RESULTS
-            line = f"[{over}/{len(self.cells)}] {cell['arm']} seed {cell['seed']}: {now.status} at step {now.step}"
+            place = f"[{over}/{len(self.cells)}] {cell['arm']} seed {cell['seed']}"
+            line = f"{place}: {now.status} at step {now.step}"
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _read(self, known: Mapping[str, State]) -> dict[str, State]:

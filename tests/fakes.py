@@ -1,9 +1,9 @@
 """A stand-in for distillation that keeps the trial folder's contract and takes no time.
 
-What it does follows from its config, so that tests choose a fate by an ordinary field:
-lr 1e-3 trains; 2e-3 diverges at step 2; 3e-3 raises; 4e-3 dies by SIGSEGV before its first report; 5e-3 raises in
-its first attempt only; 6e-3 reports and then waits for a file named `go` beside the trials; 7e-3 is refused as bad
-input; 8e-3 leaves a torn result.json.
+What it does follows from its config, so that tests choose a fate by an ordinary field, lr: 1e-3 trains, 2e-3
+diverges at step 2, 3e-3 raises, 4e-3 dies by SIGSEGV before its first report, 5e-3 raises once,
+6e-3 reports and waits for a file named `go` beside the trials, 7e-3 is bad input, 8e-3 leaves a torn
+result.json.
 """
 
 from __future__ import annotations

@@ -1,0 +1,31 @@
+"""One small Ray for all tests that need one, and a temporary folder with a short name."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.tuning import import_quietly
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """An empty folder with a short name."""
+    folder = Path(tempfile.mkdtemp(prefix="kvt"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """A Ray of this test run's own, with two slots and token authentication."""
+    import_quietly()
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()

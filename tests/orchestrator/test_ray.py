@@ -1,0 +1,163 @@
+"""The same runs under Ray Tune: same bits, same records, in warm workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from orchestrator.child import Objective
+from orchestrator.launch import Summary, run
+from orchestrator.spec import Resources, spec_from
+from orchestrator.trial_files import read_rows
+from orchestrator.tuning import lacking, param_space
+from tests.fakes import FAKE, experiment
+from tests.orchestrator.test_run import arms, pids, table
+
+TINY = {
+    "base": {
+        "model_name": "tiny-llama",
+        "teacher_name": "tiny-teacher",
+        "dataset": "arithmetic",
+        "student": "same_sequence",
+        "subset_size": 64,
+        "batch_size": 8,
+        "max_steps": 3,
+        "logging_steps": 1,
+        "eval_steps": 2,
+        "eval_size": 8,
+    },
+    "resources": {"max_failures": 0},
+}
+
+
+def run_on_ray(place: Path, objective: Objective = FAKE, **changes: Any) -> Summary:
+    return run(spec_from(experiment(**changes), "test"), storage=place, address="local", objective=objective)
+
+
+def curves(summary: Summary) -> dict[str, list[dict[str, Any]]]:
+    """Every trial's rows to the bit, without the clock."""
+    return {
+        path.name: [{**row, "wall_s": None, "metrics": exact(row["metrics"])} for row in read_rows(path)]
+        for path in (summary.folder / "trials").iterdir()
+    }
+
+
+def exact(metrics: dict[str, float]) -> dict[str, str]:
+    return {name: value.hex() for name, value in metrics.items()}
+
+
+@pytest.mark.ray
+def test_ray_and_serial_give_the_same_tables(place: Path, ray_here: None) -> None:
+    on_ray = run_on_ray(place / "ray")
+    serial = run(spec_from(experiment(), "test"), storage=place / "serial", address="serial", objective=FAKE)
+
+    assert on_ray.exit_code == 0
+    assert curves(on_ray) == curves(serial)
+    ours, theirs = table(on_ray), table(serial)
+    when = ["started_at", "finished_at"]
+    pd.testing.assert_frame_equal(ours.drop(columns=when), theirs.drop(columns=when))
+
+
+@pytest.mark.ray
+def test_tune_leaves_nothing_in_the_experiments_folder(place: Path, ray_here: None) -> None:
+    summary = run_on_ray(place)
+
+    assert {path.name for path in summary.folder.iterdir()} == {
+        ".lock", "experiment.yaml", "plan.json", "provenance.json", "trials",
+        "runs.parquet", "metrics.parquet", "items.parquet",
+    }  # fmt: skip
+
+
+@pytest.mark.ray
+def test_warm_workers_run_every_trial_in_a_fresh_process(place: Path, ray_here: None) -> None:
+    summary = run_on_ray(place, seeds=[0, 1, 2])
+
+    workers = {attempt.pid for trial in summary.trials for attempt in trial.attempts}
+    assert len({entry[0] for entry in pids(summary)}) == 6
+    assert all(len(entry) == 3 for entry in pids(summary))
+    assert len(workers) <= 2, "two slots, two workers"
+
+
+@pytest.mark.ray
+def test_failures_under_ray_stay_with_their_trial(place: Path, ray_here: None) -> None:
+    summary = run_on_ray(place, **arms(good=1e-3, bad=3e-3, dead=4e-3, wild=2e-3, shaky=5e-3), seeds=[0])
+
+    last = table(summary).drop_duplicates("trial_id", keep="last").set_index("arm")
+    assert summary.exit_code == 1
+    assert dict(last["status"]) == {
+        "good": "completed", "bad": "crashed", "dead": "crashed", "wild": "diverged", "shaky": "completed",
+    }  # fmt: skip
+    assert dict(last["attempt"]) == {"good": 1, "bad": 2, "dead": 2, "wild": 1, "shaky": 2}
+
+
+@pytest.mark.ray
+def test_a_relaunch_runs_the_holes_of_the_grid_only(place: Path, ray_here: None) -> None:
+    run_on_ray(place)
+    victim = next((place / "fake" / "trials").glob("structured-seed0-*"))
+    (victim / "result.json").unlink()
+
+    again = run_on_ray(place, seeds=[0, 1, 2])
+
+    assert again.started == 3
+    assert again.exit_code == 0
+    assert len(table(again)) == 7
+
+
+@pytest.mark.ray
+def test_what_no_node_can_hold_is_refused(place: Path, ray_here: None) -> None:
+    with pytest.raises(ValueError, match=r"resources\.gpus: a trial needs 8 GPUs"):
+        run_on_ray(place, resources={"gpus": 8})
+
+    assert not (place / "fake" / "plan.json").exists()
+
+
+@pytest.mark.ray
+def test_the_real_distillation_has_the_same_bits_in_any_order_under_ray_and_without(
+    place: Path, ray_here: None
+) -> None:
+    backwards = {**TINY, "arms": dict(reversed(experiment()["arms"].items()))}
+    serial = run(spec_from(experiment(**TINY), "test"), storage=place / "serial", address="serial")
+    other = run_on_ray(place / "ray", Objective(), **backwards)
+
+    assert serial.exit_code == other.exit_code == 0
+    assert curves(serial) == curves(other)
+    for hashed in ("data_order_hash", "init_hash", "eval_set_hash"):
+        results = [
+            json.loads(path.read_text()) for path in serial.folder.glob("trials/*-seed0-*/result.json")
+        ]
+        assert len({result[hashed] for result in results}) == 1
+
+
+def test_a_full_grid_is_searched_arm_first_and_holes_are_listed(place: Path) -> None:
+    from orchestrator.launch import _jobs, results_folder
+    from orchestrator.trials import make_plan
+
+    plan = make_plan(spec_from(experiment(), "test"))
+    jobs = _jobs(plan.cells, plan, results_folder(place, plan.spec), FAKE, None)
+
+    full, holes = param_space(jobs), param_space(jobs[1:])
+
+    assert list(full)[:2] == ["arm", "seed"]
+    assert full["arm"] == {"grid_search": ["flat", "structured"]}
+    assert full["seed"] == {"grid_search": [0, 1]}
+    assert len(holes["cell"]["grid_search"]) == 3
+    assert set(holes) - {"cell"} == set(full) == {"arm", "seed", "alignment_mode"}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "said"),
+    [
+        (1, 0, None),
+        (2, 0.5, None),
+        (3, 0, "CPUs, the largest node has 2"),
+        (1, 2, "GPUs, the largest node has 1"),
+    ],
+)
+def test_a_trial_must_fit_on_one_node(cpus: int, gpus: float, said: str | None) -> None:
+    lack = lacking(Resources(cpus=cpus, gpus=gpus), [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0}])
+
+    assert (lack is None) if said is None else (lack is not None and said in lack)

@@ -1,0 +1,244 @@
+"""The experiment file at the door: what is read, and what is refused in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.endpoints import QUANTITIES, STEPS_TO
+from orchestrator import spec as spec_module
+from orchestrator.spec import builtin_experiments, load_spec, parse_seeds, set_value, spec_from
+from orchestrator.trials import Plan, make_plan
+from orchestrator.yaml_text import parse
+from tests.fakes import experiment, write_experiment
+from trainables.config import InputError
+
+REFUSED = [
+    ("base.lr=fast", ["base.lr", "number", "'fast'"]),
+    ("base.lr='5e-5'", ["base.lr", "number"]),
+    ("base.lr=true", ["base.lr", "number"]),
+    ("base.lr=.inf", ["base.lr", "finite"]),
+    ("base.lr=-1", ["arm 'flat'", "--lr"]),
+    ("base.epcohs=3", ["base", "'epcohs'", "Did you mean 'epochs'?"]),
+    ("base.subset_size=1.5", ["base.subset_size", "integer"]),
+    ("base.kv_method=rvk", ["arm 'flat'", "Did you mean 'rkv'?"]),
+    ("base.model_name=[a]", ["base.model_name", "string"]),
+    ("base.seed=3", ["base.seed", "seeds"]),
+    ("base.threads=3", ["base.threads", "resources.cpus"]),
+    ("base.output_dir=x", ["base.output_dir", "--storage"]),
+    ("base=[1]", ["base", "dictionary"]),
+    ("base.lr=&a [*a]", ["base.lr"]),
+    ("arms={only: {}}", ["arms", "2"]),
+    ("arms=3", ["arms"]),
+    ("arms.flat={alignment_mode: flatt}", ["arm 'flat'", "Did you mean 'flat'?"]),
+    ("arms.flat.map_proj_share_dim=true", ["arm 'flat'", "--map_proj_share_dim", "no effect"]),
+    ("arms.structured={alignment_mode: flat}", ["'flat'", "'structured'", "same configuration"]),
+    ("arms={../../x: {}, flat: {alignment_mode: flat}}", ["'../../x'", "name a folder"]),
+    ("grid={lr: []}", ["grid.lr", "no values"]),
+    ("grid={lr: [1, 1.0]}", ["grid.lr", "twice"]),
+    ("grid={lr: 3}", ["grid.lr", "list"]),
+    ("grid={alignment_mode: [flat]}", ["grid", "arms.flat"]),
+    ("seeds=[]", ["seeds"]),
+    ("seeds=[1, 1]", ["seeds", "twice"]),
+    ("seeds=[-1]", ["seeds", "0"]),
+    ("seeds=[1.5]", ["seeds", "integer"]),
+    ("seeds=3-1", ["seeds", "'3-1'"]),
+    ("seeds=many", ["seeds", "'many'"]),
+    ("analysis.baseline=flta", ["baseline", "Did you mean 'flat'?"]),
+    ("analysis.baselin=flat", ["analysis", "Did you mean 'baseline'?"]),
+    ("analysis.primary=kv_loss", ["primary", "'kv_loss'", "eval_ce"]),
+    ("analysis.secondary=[eval_acuracy]", ["secondary", "Did you mean 'eval_accuracy'?"]),
+    ("analysis.direction=max", ["direction", "eval_ce", "min"]),
+    ("analysis.margin=.nan", ["analysis.margin", "finite"]),
+    ("analysis.margin=0", ["analysis.margin", "greater than 0"]),
+    ("analysis.alpha=1", ["analysis.alpha", "less than 1"]),
+    ("analysis={}", ["baseline", "missing"]),
+    ("resources.cpus=0", ["resources.cpus", "1"]),
+    ("resources.cpu=1", ["resources", "Did you mean 'cpus'?"]),
+    ("resources.gpus=-1", ["resources.gpus", "0"]),
+    ("name=../x", ["'../x'", "name a folder"]),
+    ("name=.hidden", ["'.hidden'", "name a folder"]),
+    ("name=3", ["name", "string"]),
+    ("nmae=x", ["Did you mean 'name'?"]),
+    ("base.lr", ["--set", "field=value"]),
+    ("base.lr=[", ["--set base.lr", "YAML"]),
+    ("=3", ["--set", "field=value"]),
+]
+
+
+def plan_with(change: str) -> Plan:
+    """The plan of the fakes' experiment after one --set."""
+    values = experiment()
+    set_value(values, change)
+    return make_plan(spec_from(values, "file.yaml"))
+
+
+@pytest.mark.parametrize(("change", "said"), REFUSED)
+def test_bad_input_is_one_sentence_that_names_the_field(change: str, said: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        plan_with(change)
+
+    message = str(caught.value)
+    assert all(words in message for words in said), message
+    assert "\n" not in message
+
+
+FILES = [
+    ("a: [", "YAML"),
+    ("a: 1\na: 2", "'a' is given twice"),
+    ("1: 2", "not text"),
+    ("- 1", "fields and values"),
+    ("", "fields and values"),
+    ("!!python/object/apply:os.system ['true']", "YAML"),
+    ("[" * 5000, "cannot be read"),
+    ("a: \x00", "YAML"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), FILES)
+def test_a_malformed_file_is_one_sentence_that_names_it(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+
+    with pytest.raises(InputError, match=r"bad\.yaml") as caught:
+        load_spec(str(path))
+
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nowhere.yaml", "/", "/dev/null", "\0", "x" * 5000, ""])
+def test_a_file_that_cannot_be_read_is_an_input_error(name: str) -> None:
+    with pytest.raises(InputError):
+        load_spec(name)
+
+
+def test_an_unknown_experiment_gets_the_nearest_name() -> None:
+    with pytest.raises(InputError, match="Did you mean 'quickstart'"):
+        load_spec("quickstrat")
+
+
+def test_a_file_of_bytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(InputError, match="UTF-8"):
+        load_spec(str(path))
+
+
+@pytest.mark.parametrize("name", builtin_experiments())
+def test_every_built_in_experiment_makes_a_plan(name: str) -> None:
+    plan = make_plan(load_spec(name))
+
+    assert plan.spec.name == name
+    assert len(plan.cells) == len(plan.labels) * len(plan.spec.seeds)
+
+
+def test_the_a_b_of_gate_3_has_the_numbers_of_the_card() -> None:
+    config = make_plan(load_spec("ab")).cells[0].config
+
+    assert (config.model_name, config.dataset) == ("gpt2", "gsm8k")
+    assert (config.subset_size, config.batch_size, config.epochs, config.lr) == (1000, 8, 3.0, 5e-5)
+
+
+def test_numbers_are_read_as_people_write_them() -> None:
+    values = parse("a: 5e-5\nb: no\nc: 1:30\nd: 010\ne: '5'\nf: [1., .5, -2, true, null]", "file")
+
+    assert values == {"a": 5e-5, "b": "no", "c": "1:30", "d": 10, "e": "5", "f": [1.0, 0.5, -2, True, None]}
+
+
+def test_a_whole_number_and_its_float_are_one_configuration() -> None:
+    whole, real = experiment(), experiment()
+    set_value(whole, "base.epochs=3")
+    set_value(real, "base.epochs=3.0")
+
+    plans = [make_plan(spec_from(values, "file")).to_dict()["plan_hash"] for values in (whole, real)]
+
+    assert plans[0] == plans[1]
+
+
+def test_a_resolved_experiment_reads_back_as_itself(tmp_path: Path) -> None:
+    spec = load_spec("ablation")
+    path = tmp_path / "experiment.yaml"
+    path.write_text(spec.to_yaml())
+
+    assert load_spec(str(path)) == spec
+
+
+def test_changes_reach_arms_whose_names_hold_dots() -> None:
+    values: dict[str, Any] = experiment(
+        arms={"v1.5": {"lr": 1e-3}, "v2": {"lr": 2e-3}}, analysis={"baseline": "v2"}
+    )
+
+    set_value(values, "arms.v1.5.lr=3e-3")
+    set_value(values, "arms.new.one={lr: 4e-3}")
+
+    assert values["arms"]["v1.5"] == {"lr": 3e-3}
+    assert values["arms"]["new.one"] == {"lr": 4e-3}
+
+
+def test_an_arm_may_change_nothing_in_the_base(tmp_path: Path) -> None:
+    text = write_experiment(tmp_path, arms={"plain": None, "flat": {"alignment_mode": "flat"}}).read_text()
+    (tmp_path / "experiment.yaml").write_text(text.replace('"baseline": "flat"', '"baseline": "plain"'))
+
+    assert load_spec(str(tmp_path / "experiment.yaml")).arms["plain"] == {}
+
+
+def test_a_relative_file_is_taken_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = experiment(base={"model_name": "tiny-gpt2", "dataset": "gsm8k", "train_file": "rows.jsonl"})
+
+    config = make_plan(spec_from(values, "file")).cells[0].config
+
+    assert config.train_file == str(tmp_path / "rows.jsonl")
+    assert config.model_name == "tiny-gpt2"
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), min_size=1, max_size=5))
+def test_seed_ranges_list_every_seed_between_their_ends(ranges: list[tuple[int, int]]) -> None:
+    text = ",".join(f"{first}-{first + more}" if more else str(first) for first, more in ranges)
+
+    assert parse_seeds(text) == [seed for first, more in ranges for seed in range(first, first + more + 1)]
+
+
+@given(st.text(max_size=30))
+def test_any_text_in_place_of_seeds_is_seeds_or_an_input_error(text: str) -> None:
+    with contextlib.suppress(InputError):
+        assert all(seed >= 0 for seed in parse_seeds(text))
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.sampled_from(["name", "base", "arms", "grid", "seeds", "analysis", "resources"]),
+)
+def test_any_value_in_any_section_is_a_plan_or_an_input_error(value: Any, section: str) -> None:
+    with contextlib.suppress(InputError):
+        assert make_plan(spec_from(experiment(**{section: value}), "file.yaml")).cells
+
+
+def test_the_endpoints_are_those_that_the_analysis_compares() -> None:
+    assert set(QUANTITIES) == spec_module.ENDPOINTS
+    assert {name for name, quantity in QUANTITIES.items() if quantity.direction == "max"} == set(
+        spec_module.HIGHER_IS_BETTER
+    )
+    assert STEPS_TO.pattern == spec_module.STEPS_TO.pattern
+
+
+def test_a_plan_is_strict_json_and_its_hash_covers_it() -> None:
+    spec = spec_from(experiment(), "file")
+    plan = make_plan(spec).to_dict()
+    other = make_plan(spec_from(experiment(seeds=[0, 1, 2]), "file")).to_dict()
+
+    assert json.loads(json.dumps(plan, allow_nan=False)) == plan
+    assert plan["plan_hash"] != other["plan_hash"]
