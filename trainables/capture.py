@@ -201,12 +201,12 @@ class Prefix:
     """[B]: real positions so far, that is, the next token's position."""
 
 
-def read_prompt(reader: Reader, ids: Tensor, mask: Tensor) -> tuple[Prefix, Tensor]:
-    """Read right-padded prompts [B T]; also the last hidden state [B W] at each row's last real token."""
-    B, T = ids.shape
-    read = reader.read(ids, mask, torch.arange(T, device=ids.device).expand(B, T), keep_past=True)
+def read_prompt(reader: Reader, tokens: Tensor, mask: Tensor) -> tuple[Prefix, Tensor]:
+    """Read right-padded prompts, ids [B T] or embeddings [B T W]; also the last real hidden states [B W]."""
+    B, T = mask.shape
+    read = reader.read(tokens, mask, torch.arange(T, device=mask.device).expand(B, T), keep_past=True)
     length = mask.sum(1)
-    last = (torch.arange(B, device=ids.device), length - 1)
+    last = (torch.arange(B, device=mask.device), length - 1)
     return Prefix(read.logits[last], read.past, mask, length), read.last_hidden[last]
 
 

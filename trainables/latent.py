@@ -110,12 +110,11 @@ def _all_at_once(
     iterations: int,
 ) -> Pass:
     """T refinements, then the pass whose cache counts (KaVa distils the last iteration's cache only)."""
-    asked = mask.shape[1] - count
     rest = projection.placeholder.expand(first.shape[0], count - 1, -1)
     latents = torch.cat([first, rest], dim=1)
     for _ in range(iterations):
         read = reader.read(latents, mask, positions, past=past)
-        past.crop(asked)
+        past.crop(-count)
         latents = torch.cat([first, projection(read.last_hidden)[:, :-1]], dim=1)
     return reader.read(latents, mask, positions, past=past)
 

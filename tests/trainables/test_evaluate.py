@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.trainables.conftest import small
+from trainables.assemble import Trial
+from trainables.batches import collate
+from trainables.builtin_teacher import Schooling, load_builtin_teacher, solve_rate
+from trainables.data import load_examples
+from trainables.evaluate import evaluate, probe_r2, target_state, unbiased_cka
+from trainables.kv_cache import KVCache
+from trainables.reading import explicit_loss, read_whole
+
+
+def samples(seed: int, n: int = 600, width: int = 8) -> torch.Tensor:
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000), scale=st.floats(0.01, 100))
+def test_cka_knows_a_rotated_and_scaled_copy(seed: int, scale: float) -> None:
+    x = samples(seed)
+    rotation = torch.linalg.qr(samples(seed + 1, 8, 8)).Q
+
+    assert unbiased_cka(x, scale * x @ rotation) == pytest.approx(1, abs=1e-9)
+
+
+def test_cka_of_unrelated_samples_is_near_zero_even_when_wide() -> None:
+    assert abs(unbiased_cka(samples(0, 100, 90), samples(1, 100, 90))) < 0.1
+
+
+def test_cka_is_symmetric_and_0_for_a_constant_side() -> None:
+    x, y = samples(0), samples(0)[:, :4] + samples(1)[:, :4]
+
+    assert unbiased_cka(x, y) == pytest.approx(unbiased_cka(y, x))
+    assert unbiased_cka(x, torch.zeros_like(y)) == 0
+
+
+def test_the_probe_finds_a_linear_map_and_nothing_in_noise() -> None:
+    x = samples(0)
+
+    assert probe_r2(x, x @ samples(1, 8, 5)) > 0.99
+    assert probe_r2(x, samples(2, 600, 5)) < 0.05
+
+
+def test_a_collapsed_target_shows_in_its_rank_and_size() -> None:
+    def state_of(keys: torch.Tensor) -> dict[str, float]:
+        states = keys.reshape(1, 1, 1, *keys.shape)
+        return target_state(KVCache(states, states, torch.ones(1, len(keys), dtype=torch.bool)))
+
+    healthy = state_of(samples(0))
+    collapsed = state_of(0.01 * samples(0)[:, :1] @ samples(1, 1, 8))
+
+    assert healthy["target_rank"] > 7
+    assert healthy["target_rms"] == pytest.approx(1, abs=0.1)
+    assert collapsed["target_rank"] == pytest.approx(1, abs=0.05)
+    assert collapsed["target_rms"] < 0.1
+
+
+@pytest.mark.parametrize("student", ["latent", "same_sequence"])
+def test_evaluation_is_the_same_in_batches_of_any_size(trial_of: Callable[..., Trial], student: str) -> None:
+    trial = trial_of(student=student)
+
+    whole, said = evaluate(trial.distillation, trial.held_out, trial.vocabulary, batch_size=32)
+    parts, said_in_parts = evaluate(trial.distillation, trial.held_out, trial.vocabulary, batch_size=5)
+
+    assert whole["eval_ce"] == pytest.approx(parts["eval_ce"], rel=1e-5)
+    assert [p.prediction for p in said] == [p.prediction for p in said_in_parts]
+    assert len({p.item_id for p in said}) == 32
+
+
+def test_eval_ce_is_nats_per_token_of_chain_and_answer(trial_of: Callable[..., Trial]) -> None:
+    trial = trial_of(student="same_sequence")
+    rows = trial.held_out
+    read = read_whole(trial.distillation.student, collate(rows.student, rows.student_pad))
+    logp = read.logits[:, :-1].log_softmax(-1)
+    batch = collate(rows.student, rows.student_pad)
+    picked = logp.gather(2, batch.input_ids[:, 1:, None])[..., 0]
+    by_hand = -picked[batch.segment[:, 1:] >= 2].mean()
+
+    metrics, _ = evaluate(trial.distillation, rows, trial.vocabulary)
+
+    assert metrics["eval_ce"] == pytest.approx(float(by_hand.detach()), rel=1e-5)
+    assert float(explicit_loss(read, batch)[1].sum()) > 0
+
+
+def test_the_packaged_teacher_solves_problems_it_never_saw() -> None:
+    config = small()
+    schooling = Schooling.of(config, load_examples(config))
+
+    assert solve_rate(load_builtin_teacher(schooling), schooling, schooling.held_out) >= 0.95
