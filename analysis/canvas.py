@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
 WIDE, NARROW = 6.9, 3.35
@@ -98,15 +97,19 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def wrapped(name: str, width: int = 14) -> str:
-    """An arm's label broken at commas and dashes, so that it fits under a tick."""
-    parts = textwrap.wrap(name.replace(",", ", "), width, break_long_words=True)
-    return "\n".join(parts).replace(", ", ",") or name
+def wrapped(name: str, width: int = 16) -> str:
+    """An arm's label on lines of at most `width` signs, broken behind commas, dashes, underscores, spaces."""
+    lines = [""]
+    for part in re.findall(rf"[^,_\- ]{{1,{width}}}[,_\- ]*|[,_\- ]+", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def legend(ax: Axes, entries: Mapping[str, Line2D], **place: Any) -> None:
+def legend(place: Axes | FigureBase, entries: Mapping[str, Line2D], **options: Any) -> None:
     """A legend whose labels may begin with an underscore, which matplotlib would hide."""
-    box = ax.legend(list(entries.values()), [f"entry {n}" for n in range(len(entries))], **place)
+    box = place.legend(list(entries.values()), [f"entry {n}" for n in range(len(entries))], **options)
     for text, name in zip(box.get_texts(), entries, strict=True):
         text.set_text(name)
 

@@ -95,10 +95,9 @@ def plot_differences(comparison: Comparison, ax: Axes) -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.grid(visible=False, axis="y")
     side = "below" if comparison.endpoint.direction == "min" else "above"
-    ax.set_xlabel(
-        f"difference in {comparison.endpoint.quantity} ({comparison.endpoint.unit})\n{side} 0 is better"
-    )
-    ax.set_title("Difference by seed (treatment − baseline)")
+    arms = wrapped(f"{comparison.treatment} − {comparison.baseline}", 44)
+    ax.set_xlabel(f"{arms}\n{comparison.endpoint.unit}, {side} 0 is better")
+    ax.set_title("Difference by seed")
     return ax
 
 
@@ -140,18 +139,19 @@ def curves_figure(
     columns = 1 if narrow else 2
     blocks = [(label, curves, x) for label, curves in groups for x in ("step", "wall_s")]
     lines = len(blocks) // columns
-    figure = Figure(figsize=(NARROW if narrow else WIDE, 0.35 + 2.55 * lines), layout="constrained")
-    cells = figure.subfigures(lines, columns, squeeze=False)
+    arms = list(styles)
+    key = 0.12 + 0.2 * -(-len(arms) // (2 * columns))
+    figure = Figure(figsize=(NARROW if narrow else WIDE, key + 2.5 * lines), layout="constrained")
+    head, body = figure.subfigures(2, 1, squeeze=False, height_ratios=[key, 2.5 * lines])[:, 0]
+    legend(head, _arm_lines(styles, arms), loc="center", ncols=2 * columns, handlelength=2.6)
+    cells = body.subfigures(lines, columns, squeeze=False)
     for place, (label, curves, x) in enumerate(blocks):
-        top, strip = cells[place // columns, place % columns].subplots(
-            2, 1, height_ratios=[7, 1], sharex=True
-        )
+        cell = cells[place // columns, place % columns]
+        top, strip = cell.subplots(2, 1, height_ratios=[7, 1], sharex=True)
         plot_curves(curves, styles, top, x)
         plot_counts(curves, styles, strip, x)
         top.set_ylabel(label)
-        top.set_title("By step" if x == "step" else "By wall time")
-        if place == 0:
-            legend(top, _arm_lines(styles, [curve.arm for curve in curves]), loc="best", handlelength=2.6)
+        top.set_title(f"{label.partition(' (')[0]} by {'step' if x == 'step' else 'wall time'}")
     return figure
 
 
@@ -202,8 +202,9 @@ def strip_figure(
     """One panel per endpoint. Tables: arm, seed, value, status, in planned order."""
     columns = 1 if narrow else min(len(panels), 3)
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(NARROW if narrow else WIDE, 2.7 * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    height = 0.8 + 0.42 * len(styles)
+    figure = Figure(figsize=(NARROW if narrow else WIDE, height * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for ax, (endpoint, table) in zip(axes, panels, strict=False):
         plot_strip(endpoint, table, styles, ax)
     for ax in axes[len(panels) :]:
@@ -212,49 +213,29 @@ def strip_figure(
 
 
 def plot_strip(endpoint: Endpoint, table: pd.DataFrame, styles: Styles, ax: Axes) -> Axes:
-    """Every seed a point, the mean a bar beside it; hollow points at the top never got there."""
+    """A row per arm, every seed a point, a bar at the mean; hollow points at the edge never got there."""
     arms = list(table["arm"].drop_duplicates())
-    ticks = []
-    for x, arm in enumerate(arms):
-        rows = table[table["arm"] == arm]
-        values = rows["value"].dropna().to_numpy(float)
+    edge = ax.get_yaxis_transform()
+    for y, arm in enumerate(arms):
+        values = table.loc[table["arm"] == arm, "value"].dropna().to_numpy(float)
         finite = values[np.isfinite(values)]
         style, never = styles[arm], len(values) - len(finite)
-        ax.plot(
-            x + _fan(len(finite)),
-            finite,
-            ls="",
-            marker=style.marker,
-            color=style.colour,
-            alpha=0.85,
-            mec=PAPER,
-            mew=0.5,
-        )
+        look: dict[str, Any] = {"ls": "", "marker": style.marker, "alpha": 0.85}
+        ax.plot(finite, y + _fan(len(finite)), color=style.colour, mec=PAPER, mew=0.5, **look)
         if len(finite) and not never:
-            ax.plot([x - 0.28, x + 0.28], [finite.mean()] * 2, color=INK, lw=1.6)
-        if never:
-            top = ax.get_xaxis_transform()
-            ax.plot(
-                x + _fan(never),
-                [0.97] * never,
-                ls="",
-                marker=style.marker,
-                mfc=PAPER,
-                mec=style.colour,
-                transform=top,
-            )
-        ticks.append(_strip_tick(arm, len(values), never))
-    ax.set_xticks(range(len(arms)), ticks)
-    ax.set_xlim(-0.6, len(arms) - 0.4)
-    ax.margins(y=0.15)
-    ax.grid(visible=False, axis="x")
-    ax.set_ylabel(_two_lines(endpoint))
+            ax.plot([finite.mean()] * 2, [y - 0.26, y + 0.26], color=INK, lw=1.6)
+        ax.plot([0.97] * never, y + _fan(never), mfc=PAPER, mec=style.colour, transform=edge, **look)
+        count = f"n = {len(values)}" + (f", {never} never" if never else "")
+        ax.text(1.0, y - 0.28, count, transform=edge, ha="right", va="bottom", fontsize=7, color=MUTED)
+    ax.set_yticks(range(len(arms)), [wrapped(arm) for arm in arms])
+    ax.set_ylim(len(arms) - 0.5, -0.7)
+    ax.tick_params(axis="y", length=0)
+    ax.margins(x=0.15)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel(f"{endpoint.unit}, {endpoint.better}")
+    ax.set_title(endpoint.quantity)
     return ax
-
-
-def _strip_tick(arm: str, n: int, never: int) -> str:
-    tick = f"{wrapped(arm)}\nn = {n}"
-    return f"{tick}\n{never} never" if never else tick
 
 
 def _fan(count: int) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -160,8 +160,8 @@ def _curves(
         title="Learning curves",
         caption=(
             f"Mean over runs with the pointwise {100 * (1 - alpha):g} % t interval; {counts_text(main)}."
-            f"{thin}{crosses} By wall time, each mean stands at the mean time of its step. Nothing is smoothed "
-            "or interpolated. The KV loss is not drawn: each arm's target is its own projection."
+            f"{thin}{crosses} By wall time, each mean stands at the mean time of its step. Nothing is "
+            "smoothed or interpolated. The KV loss is not drawn: each arm's target is its own projection."
         ),
         alt=f"Learning curves of {' and '.join(label for _, label, _ in groups)} by step and by wall time.",
     )
@@ -181,9 +181,9 @@ def _strip(results: Results, styles: dict[str, ArmStyle], folder: Path) -> Plate
         lambda slim: strip_figure(panels, styles, narrow=slim),
         title="Endpoints, every seed",
         caption=(
-            "Each point is one completed run; the bar is the arm's mean; n stands under each arm."
+            "Each point is one completed run; the bar is the arm's mean; n stands beside it."
             + (
-                " Hollow points on the upper edge never reached the threshold; such an arm has no mean."
+                " Hollow points on the right edge never reached the threshold; such an arm has no mean."
                 if never
                 else ""
             )

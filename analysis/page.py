@@ -49,7 +49,7 @@ def _environment() -> Environment:
         "number": sentences.number,
         "interval": sentences.interval_text,
         "minus": minus,
-        "count": count,
+        "whole": whole,
         "size": size,
         "duration": duration,
         "plain": plain,
@@ -81,7 +81,7 @@ def _context(results: Results, plates: Mapping[str, Plate]) -> dict[str, Any]:
 
 def _arm_decimals(results: Results) -> int:
     spreads = [arm["sd"] for arm in results.arms if arm["sd"]]
-    return sentences.decimals_for(min(spreads, default=None))
+    return sentences.decimals_for(min(spreads) / 10 if spreads else None)
 
 
 def _provenance(content: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -106,9 +106,9 @@ def minus(text: str) -> str:
     return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
 
 
-def count(value: int | None) -> str:
+def whole(value: float | None) -> str:
     """1,234; a dash where nothing is known."""
-    return "–" if value is None else f"{value:,}"
+    return "–" if value is None else f"{value:,.0f}"
 
 
 def size(value: int | None) -> str:

@@ -16,7 +16,14 @@ from analysis.records import ADMINISTRATIVE, FAILURES, Experiment
 Kind = Literal["paired", "failed", "lost", "no endpoint"]
 GateStatus = Literal["passed", "failed", "not checked"]
 
-RECORDED = ("planned_steps", "tokens_seen", "data_order_hash", "init_hash", "eval_set_hash")
+RECORDED = {
+    "planned_steps": "as many planned steps",
+    "tokens_seen": "as many tokens seen",
+    "data_order_hash": "the same batches in the same order",
+    "init_hash": "the same first weights",
+    "eval_set_hash": "the same held-out rows",
+}
+"""Column -> what its equality within a pair means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +175,7 @@ def _as_planned(rows: pd.DataFrame) -> Gate:
 
 
 def _equal_within_pairs(rows: pd.DataFrame, column: str) -> Gate:
-    name = f"{column} is equal within each pair"
+    name = f"{RECORDED[column]} within each pair"
     # A trial that stopped early has seen fewer tokens by right.
     rows = rows[rows["kind"] == "paired"] if column == "tokens_seen" else rows
     known = rows[rows[f"treatment_{column}"].notna() & rows[f"baseline_{column}"].notna()]
@@ -176,15 +183,15 @@ def _equal_within_pairs(rows: pd.DataFrame, column: str) -> Gate:
     if len(differing):
         row = differing.iloc[0]
         detail = (
-            f"differs for seeds {_listed(differing['seed'])} (seed {row['seed']}: "
+            f"{column} differs for seeds {_listed(differing['seed'])} (seed {row['seed']}: "
             f"{_short(row[f'treatment_{column}'])} against {_short(row[f'baseline_{column}'])})"
         )
         return Gate(name=name, status="failed", detail=detail)
     unknown = int((rows["kind"] == "paired").sum() - (known["kind"] == "paired").sum())
     if unknown or known.empty:
-        detail = f"not recorded for {unknown} pairs" if unknown else "no pair recorded it"
+        detail = f"{column} is not recorded for {unknown} pairs" if unknown else f"no pair has {column}"
         return Gate(name=name, status="not checked", detail=detail)
-    return Gate(name=name, status="passed", detail=f"{len(known)} pairs")
+    return Gate(name=name, status="passed", detail=f"{column}, {len(known)} pairs")
 
 
 def _endpoint_exists(rows: pd.DataFrame, endpoint: Endpoint, treatment: str, baseline: str) -> Gate:
