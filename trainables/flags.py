@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields
+from typing import get_args
 
 import tyro
 
-from trainables.config import DistillConfig, unknown
+from trainables.config import LITERALS, DistillConfig, unknown
 
 SWITCHES = ("map_proj_share_dim", "map_proj_init_uniform", "drop_last_step", "shuffle_teacher")
+"""Fields that are on or off."""
+
 _WORDS = {"true": "True", "1": "True", "yes": "True", "false": "False", "0": "False", "no": "False"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unchecked(DistillConfig):
+    """The same fields without the checks, so that their errors are ours and not the parser's."""
+
+    def __post_init__(self) -> None:
+        pass
 
 
 def parse(argv: Sequence[str], prog: str) -> DistillConfig:
@@ -20,14 +31,15 @@ def parse(argv: Sequence[str], prog: str) -> DistillConfig:
     Underscores or dashes; a switch may stand alone (--map_proj_share_dim), take true or false, or be
     negated (--no_map_proj_share_dim).
     """
-    return tyro.cli(
-        DistillConfig,
+    words = tyro.cli(
+        _Unchecked,
         prog=prog,
         args=_normalised(argv),
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
         description="One trial of KV-cache distillation, without Ray.",
     )
+    return DistillConfig(**asdict(words))
 
 
 def _normalised(argv: Sequence[str]) -> list[str]:
@@ -50,7 +62,11 @@ def _normalised(argv: Sequence[str]) -> list[str]:
             continue
         if name not in known:
             raise unknown("flag", f"--{name}", (f"--{field}" for field in known))
-        out += [f"--{name}", value] if equals else [f"--{name}"]
+        if not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else ""
+        if name in LITERALS and value not in get_args(LITERALS[name]):
+            raise unknown(f"--{name}", value, get_args(LITERALS[name]))
+        out += [f"--{name}", value] if value or equals else [f"--{name}"]
     return out
 
 
