@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from trainables.batches import batches, collate
 from trainables.capture import Reader, read_prompt, write_on
 from trainables.config import BUILTIN_TEACHER, DistillConfig, InputError
 from trainables.data import load_examples, parse_answer
 from trainables.examples import Example, Splits, set_hash
-from trainables.models import Size, from_config, llama_config, weights_hash
+from trainables.models import Size, from_config, from_pretrained, llama_config, weights_hash
 from trainables.reading import explicit_loss, read_whole
 from trainables.streams import stream_seed
 from trainables.tokenizers import Encoded, cache_dir, encode, load_tokenizer, tokenizer_hash
@@ -104,7 +104,7 @@ def load_builtin_teacher(schooling: Schooling) -> Reader:
             "--teacher_name tiny-teacher has not been trained for these rows yet: "
             "kvtune run and kvtune train do that once before the first trial."
         )
-    reader = Reader(AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True), "--teacher_name")
+    reader = Reader(from_pretrained(str(folder), "--teacher_name"), "--teacher_name")
     if weights_hash(reader.lm) != json.loads((folder / "card.json").read_text())["weights"]:
         raise InputError(
             f"the weights of tiny-teacher in {folder} are damaged: delete the folder, and run again."
@@ -158,6 +158,7 @@ def train_teacher(schooling: Schooling, folder: Path, progress: Progress) -> Non
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent))
+    disable_progress_bar()
     reader.lm.save_pretrained(made)
     (made / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     made.chmod(0o755)  # mkdtemp's folder is its maker's alone

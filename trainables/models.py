@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
+from transformers.utils.logging import disable_progress_bar
 
 from trainables.capture import Reader, family_of
 from trainables.config import BUILTIN_STUDENTS, BUILTIN_TEACHER, DistillConfig, InputError
+from trainables.hub import hub_reachable
 from trainables.streams import stream_seed
 
 POSITIONS = 512
@@ -83,7 +86,7 @@ def from_config(config: PreTrainedConfig, seed: int) -> nn.Module:
 def read_config(name: str, flag: str) -> PreTrainedConfig:
     """The config of a hub name or a local folder, without its weights; InputError names the flag."""
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=_offline(name))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{flag} {name!r} could not be read as a model: {_first_line(error)} Give a folder saved by "
@@ -95,9 +98,14 @@ def read_config(name: str, flag: str) -> PreTrainedConfig:
 def from_pretrained(name: str, flag: str) -> nn.Module:
     """The weights of a hub name or a local folder, in float32; InputError names the flag."""
     family_of(read_config(name, flag), flag)
+    disable_progress_bar()
     try:
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            name,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=_offline(name),
         )
     except (OSError, ValueError) as error:
         raise InputError(f"{flag} {name!r}: its weights could not be read: {_first_line(error)}") from error
@@ -125,6 +133,11 @@ def count_parameters(module: nn.Module | None, *, trainable: bool = False) -> in
     if module is None:
         return 0
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
+
+
+def _offline(name: str) -> bool:
+    """Whether to look on this machine only: for folders, and where the hub does not answer (asked once)."""
+    return Path(name).exists() or not hub_reachable()
 
 
 def _first_line(error: Exception) -> str:
