@@ -31,6 +31,10 @@ class Attempt:
     reason: str | None = None
     ended_at: str | None = None
 
+    def ended_after(self, moment: str) -> bool:
+        """Whether it ended at or after this time, as now() writes it."""
+        return self.ended_at is not None and self.ended_at >= moment
+
 
 def start(folder: Path, code_rev: str | None) -> int:
     """Record that an attempt starts; its number is that of earlier starts plus one.

@@ -80,22 +80,20 @@ def run(
     """
     objective, console = objective or Objective(), console or Console(stderr=True)
     launch = provenance.describe_launch(address=address, started_at=attempts.now())
-    _check_address(address)
+    _check_address(address, spec.resources)
     plan = make_plan(spec)
     folder = results_folder(storage, spec)
     _refuse_other_experiment(folder, plan)
     missing = _missing(plan, folder)
     _preflight(missing, objective)
-    with (
-        _locked(folder),
-        _backend(address, spec.resources, bool(missing), console) as run_jobs,
-        _sigterm_as_sigint(),
-    ):
+    with _locked(folder):
+        _tell_what_runs(missing, plan, address, console)
         _prepare(missing, objective, console)
-        _write_plan(plan, folder)
-        provenance.write(folder.provenance, launch)
-        jobs = _jobs(missing, plan, folder, objective, launch["code_rev"])
-        interrupted = _run_jobs(run_jobs, jobs, plan, folder, console)
+        with _backend(address, spec.resources, bool(missing), console) as run_jobs:
+            _write_plan(plan, folder)
+            provenance.write(folder.provenance, launch)
+            jobs = _jobs(missing, plan, folder, objective, launch["code_rev"])
+            interrupted = _run_jobs(run_jobs, jobs, plan, folder, console)
         trials = collect(folder)
         provenance.write(folder.provenance, {**launch, "finished_at": attempts.now()})
     return Summary(folder=folder.path, trials=trials, started=len(jobs), interrupted=interrupted)
@@ -108,9 +106,13 @@ def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
     return ResultsFolder(Path(storage).expanduser().resolve() / spec.name)
 
 
-def _check_address(address: str) -> None:
+def _check_address(address: str, resources: Resources) -> None:
+    """Refuse an address that is none, and here a trial that needs more CPUs than there are."""
     if address not in (SERIAL, LOCAL, "auto") and ":" not in address:
         raise unknown("--address", address, (SERIAL, LOCAL, "auto", "HOST:PORT"))
+    here = {"CPU": float(os.cpu_count() or 1), "GPU": float("inf")}
+    if address in (SERIAL, LOCAL) and (lack := lacking(resources, [here])):
+        raise InputError(lack)
 
 
 def _refuse_other_experiment(folder: ResultsFolder, plan: Plan) -> None:
@@ -139,6 +141,18 @@ def _missing(plan: Plan, folder: ResultsFolder) -> list[Cell]:
     """The planned cells without a usable result."""
     known = {cell.trial_id: read_trial(folder.trials / cell.trial_id, _as_cell(cell)) for cell in plan.cells}
     return [cell for cell in plan.cells if known[cell.trial_id].status not in RESULTS]
+
+
+def _tell_what_runs(missing: Sequence[Cell], plan: Plan, address: str, console: Console) -> None:
+    total, name = len(plan.cells), plan.spec.name
+    if not missing:
+        line = f"{name}: all {total} trials have a result, nothing to run"
+    else:
+        where = {SERIAL: "one after another", LOCAL: "on this machine's Ray"}.get(
+            address, "on the Ray cluster"
+        )
+        line = f"{name}: {len(missing)} of {total} trials to run, {where}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _as_cell(cell: Cell) -> dict[str, Any]:
@@ -221,33 +235,29 @@ def _run_jobs(
     """Run the jobs and close their records; True if the user ended the run first."""
     if not jobs:
         return False
-    interrupted = False
-    with Progress(folder.trials, plan.to_dict()["cells"], console):
+    ended: list[str] = []
+    with _noting_signals(ended), Progress(folder.trials, plan.to_dict()["cells"], console):
         try:
             run_jobs(jobs, folder.path / ".tune")
         except KeyboardInterrupt:
-            interrupted = True
+            ended.append(attempts.now())
     for job in jobs:
-        for attempt in attempts.read(Path(job.folder)):
-            if attempt.status is None:
-                _close(Path(job.folder), attempt.number, interrupted)
-    return interrupted
+        _close(Path(job.folder), ended[0] if ended else None)
+    return bool(ended)
 
 
-def _close(folder: Path, number: int, interrupted: bool) -> None:
-    if interrupted:
-        attempts.end(folder, number, "cancelled", "the run was ended")
-    else:
-        attempts.end(folder, number, "crashed", attempts.NO_WORD)
+def _close(folder: Path, ended: str | None) -> None:
+    """Give every attempt an end. What died once the user had ended the run was cancelled."""
+    for attempt in attempts.read(folder):
+        if ended and (attempt.status is None or (attempt.status == "crashed" and attempt.ended_after(ended))):
+            attempts.end(folder, attempt.number, "cancelled", "the run was ended")
+        elif attempt.status is None:
+            attempts.end(folder, attempt.number, "crashed", attempts.NO_WORD)
 
 
 @contextmanager
 def _backend(address: str, resources: Resources, needed: bool, console: Console) -> Iterator[Runner]:
     """What runs the jobs: Ray, or this process; nothing is started where nothing is missing."""
-    if address in (SERIAL, LOCAL):
-        here = {"CPU": float(os.cpu_count() or 1), "GPU": float("inf")}
-        if lack := lacking(resources, [here]):
-            raise InputError(lack)
     if address == SERIAL or not needed:
         yield _run_serially
         return
@@ -261,16 +271,22 @@ def _run_serially(jobs: Sequence[Job], scratch: Path) -> None:
 
 
 @contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """End as cleanly on SIGTERM, which job schedulers send, as on Ctrl-C. Set after Ray has set its own."""
+def _noting_signals(ended: list[str]) -> Iterator[None]:
+    """End as cleanly on SIGTERM, which schedulers send, as on Ctrl-C; note when. Ray has set its own before."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+
+    def interrupt(number: int, frame: object) -> None:
+        ended.append(attempts.now())
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,0 +1,190 @@
+"""The command line: what it answers, how fast, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator import cli, launch
+from tests.fakes import FAKE, experiment, write_experiment
+from tests.orchestrator.test_run import arms
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake in place of the distillation."""
+    monkeypatch.setattr(launch, "Objective", lambda: FAKE)
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+BAD = [
+    (["rnu"], "Did you mean 'run'?"),
+    (["run", "quickstrat"], "Did you mean 'quickstart'?"),
+    (["run", "--sed", "3"], "Did you mean '--seeds'?"),
+    (["run", "--seeds", "many"], "'many'"),
+    (["run", "--seeds"], "--seeds"),
+    (["run", "smoke", "other"], "other"),
+    (["run", "smoke", "--set", "base.lr"], "field=value"),
+    (["run", "smoke", "--set", "base.epcohs=1"], "Did you mean 'epochs'?"),
+    (["run", "smoke", "--set", "analysis.margin=-1"], "analysis.margin"),
+    (["run", "smoke", "--address", "locla"], "Did you mean 'local'?"),
+    (["run", "smoke", "--storage", "s3://bucket/x"], "--storage"),
+    (["run", "smoke", "--storage", "/proc/nowhere", "--address", "serial"], "--storage"),
+    (["run", "ab", "--set", "base.model_name=tiny-gpt2", "base.train_file=nowhere.jsonl"], "nowhere.jsonl"),
+    (["report"], "report"),
+    (["report", "/nowhere"], "/nowhere"),
+    (["status", "/nowhere"], "/nowhere"),
+    ([], "run"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD)
+def test_bad_input_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    code, _, err = answer(capsys, *arguments)
+
+    assert code == 2
+    assert err.startswith("kvtune: error: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_help_answers_within_half_a_second_of_cpu_and_loads_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom orchestrator.cli import main\nassert main(['--help']) == 0\n"
+        "heavy = {'torch', 'ray', 'pandas', 'pyarrow', 'transformers', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\nimport time\nassert time.process_time() < 0.5, time.process_time()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert all(command in done.stdout for command in cli.COMMANDS)
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_run_ends_with_the_verdict_the_arms_and_the_report(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_experiment(place)
+    code, out, err = answer(capsys, "run", str(path), "--storage", str(place), "--address", "serial")
+
+    assert code == 0, "NOT TESTABLE is a verdict, not a failed run"
+    assert out.startswith("NOT TESTABLE")
+    assert "flat" in out
+    assert f"report: {place / 'fake' / 'report' / 'report.html'}" in out
+    assert (place / "fake" / "report" / "report.html").is_file()
+    assert err.count(": completed at step 4\n") == 4
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_report_says_not_testable_by_exit_code_3(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, "run", str(write_experiment(place)), "--storage", str(place), "--address", "serial")
+
+    assert answer(capsys, "report", str(place / "fake"))[0] == 3
+
+
+@pytest.mark.usefixtures("fake")
+def test_overrides_are_repeatable_and_seeds_replace_the_files(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_experiment(place)
+    options = ["--set", "base.lr=2e-3", "name=other", "--set", "analysis.margin=0.5", "--seeds", "7"]
+    answer(capsys, "run", str(path), "--storage", str(place), "--address", "serial", *options)
+
+    plan = json.loads((place / "other" / "plan.json").read_text())
+    assert plan["seeds"] == [7]
+    assert plan["analysis"]["primary"]["margin"] == 0.5
+    assert len(list((place / "other" / "trials").iterdir())) == 2
+
+
+@pytest.mark.usefixtures("fake")
+def test_failed_trials_are_listed_with_their_reason_and_exit_code_1(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_experiment(place, **arms(good=1e-3, bad=3e-3))
+    code, out, _ = answer(capsys, "run", str(path), "--storage", str(place), "--address", "serial")
+
+    assert code == 1
+    assert "2 of 4 trials have no result (2 completed, 2 crashed)" in out
+    assert "bad seed 0: crashed, 2 attempts: RuntimeError: boom" in out
+
+
+@pytest.mark.usefixtures("fake")
+def test_status_shows_every_trial(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_experiment(place, **arms(good=1e-3, bad=3e-3, wild=2e-3))
+    answer(capsys, "run", str(path), "--storage", str(place), "--address", "serial")
+
+    code, out, _ = answer(capsys, "status", str(place / "fake"))
+
+    assert code == 0
+    assert out.count("done") == out.count("crashed") == out.count("diverged") == 2
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_run_with_nothing_missing_says_so_and_reports_again(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["run", str(write_experiment(place)), "--storage", str(place), "--address", "serial"]
+    answer(capsys, *options)
+    code, out, err = answer(capsys, *options)
+
+    assert code == 0
+    assert "nothing to run" in err
+    assert out.startswith("NOT TESTABLE")
+
+
+def test_ctrl_c_before_any_trial_is_one_line_and_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "run", interrupt)
+    code, _, err = answer(capsys, "run", "smoke")
+
+    assert code == 130
+    assert err.count("\n") == 1
+
+
+@pytest.mark.ray
+def test_sigterm_under_ray_ends_the_trials_and_says_how_to_go_on(place: Path) -> None:
+    import signal
+
+    program = (
+        "import sys\nfrom orchestrator import cli, launch\nfrom tests.fakes import FAKE\n"
+        "launch.Objective = lambda: FAKE\nsys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    path = write_experiment(place, base={**experiment()["base"], "lr": 6e-3}, seeds=[0])
+    command = [sys.executable, "-c", program, "run", str(path), "--storage", str(place)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(place.glob("fake/trials/*/metrics.jsonl"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "Run the same command again to go on" in out
+    ends = [
+        json.loads(path.read_text().splitlines()[-1]) for path in place.glob("fake/trials/*/attempts.jsonl")
+    ]
+    assert [end["status"] for end in ends] == ["cancelled", "cancelled"]
