@@ -114,6 +114,16 @@ def legend(place: Axes | FigureBase, entries: Mapping[str, Line2D], **options: A
         text.set_text(name)
 
 
+def settled(figure: Figure) -> Figure:
+    """The figure with its layout worked out and fixed: the solver's last digits differ from run to run."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.axes:
+        left, bottom, width, height = (round(bound, 6) for bound in ax.get_position().bounds)
+        ax.set_position((left, bottom, width, height))
+    return figure
+
+
 def svg_of(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -139,19 +139,21 @@ def curves_figure(
     columns = 1 if narrow else 2
     blocks = [(label, curves, x) for label, curves in groups for x in ("step", "wall_s")]
     lines = len(blocks) // columns
-    arms = list(styles)
-    key = 0.12 + 0.2 * -(-len(arms) // (2 * columns))
-    figure = Figure(figsize=(NARROW if narrow else WIDE, key + 2.5 * lines), layout="constrained")
-    head, body = figure.subfigures(2, 1, squeeze=False, height_ratios=[key, 2.5 * lines])[:, 0]
-    legend(head, _arm_lines(styles, arms), loc="center", ncols=2 * columns, handlelength=2.6)
-    cells = body.subfigures(lines, columns, squeeze=False)
+    key_lines = -(-len(styles) // (2 * columns))
+    height = 0.12 + 0.2 * key_lines + 2.5 * lines
+    figure = Figure(figsize=(NARROW if narrow else WIDE, height), layout="constrained")
+    axes = figure.subplots(2 * lines, columns, height_ratios=[7, 1] * lines, squeeze=False)
     for place, (label, curves, x) in enumerate(blocks):
-        cell = cells[place // columns, place % columns]
-        top, strip = cell.subplots(2, 1, height_ratios=[7, 1], sharex=True)
+        line, column = divmod(place, columns)
+        top, strip = axes[2 * line, column], axes[2 * line + 1, column]
+        top.sharex(strip)
+        top.tick_params(labelbottom=False)
         plot_curves(curves, styles, top, x)
         plot_counts(curves, styles, strip, x)
         top.set_ylabel(label)
         top.set_title(f"{label.partition(' (')[0]} by {'step' if x == 'step' else 'wall time'}")
+    key = _arm_lines(styles, list(styles))
+    legend(figure, key, loc="outside upper left", ncols=2 * columns, handlelength=2.6)
     return figure
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.canvas import ArmStyle, arm_styles, house_style, inline, save, svg_of
+from analysis.canvas import ArmStyle, arm_styles, house_style, inline, save, settled, svg_of
 from analysis.curves import ArmCurve, arm_curves, counts_text
 from analysis.endpoints import Endpoint, endpoint_of
 from analysis.figures import THIN_RUNS, completeness_figure, curves_figure, paired_figure, strip_figure
 from analysis.pairing import outcomes
 from analysis.results import Results
 from analysis.sentences import decimals_of, interval_text, level, number, plural
-from analysis.significance import Comparison
+from analysis.significance import Comparison, SeedRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,8 @@ def _plate(
         title=title,
         caption=caption,
         alt=alt,
-        wide=inline(save(draw(False), folder / name), f"{name}-wide"),
-        narrow=inline(svg_of(draw(True)), f"{name}-narrow"),
+        wide=inline(save(settled(draw(False)), folder / name), f"{name}-wide"),
+        narrow=inline(svg_of(settled(draw(True))), f"{name}-narrow"),
     )
 
 
@@ -107,7 +108,7 @@ def _paired(comparison: Comparison, styles: dict[str, ArmStyle], name: str, fold
     return _plate(
         name,
         folder,
-        pd.DataFrame([vars(row) for row in comparison.rows]),
+        pd.DataFrame([seed_record(row) for row in comparison.rows]),
         lambda slim: paired_figure(comparison, styles, narrow=slim),
         title=f"{comparison.treatment} against {comparison.baseline}, {comparison.endpoint.label}",
         caption=(
@@ -117,6 +118,19 @@ def _paired(comparison: Comparison, styles: dict[str, ArmStyle], name: str, fold
         ),
         alt=f"Paired plot of {comparison.endpoint.label} over {plural(comparison.pairs, 'seed')}: {found}.",
     )
+
+
+def seed_record(row: SeedRow) -> dict[str, Any]:
+    """One planned seed as a line of a CSV."""
+    return {
+        "seed": row.seed,
+        "kind": row.kind,
+        "baseline_status": row.baseline_status,
+        "treatment_status": row.treatment_status,
+        "baseline_value": row.baseline,
+        "treatment_value": row.treatment,
+        "difference": row.delta,
+    }
 
 
 def _all_curves(results: Results) -> list[tuple[str, str, list[ArmCurve]]]:

@@ -20,7 +20,9 @@ def power_of(pairs: int, dz: float, alpha: float) -> float:
         return 0.0
     bound = float(stats.t.isf(alpha / 2, pairs - 1))
     shift = abs(dz) * math.sqrt(pairs)
-    return float(stats.nct.sf(bound, pairs - 1, shift) + stats.nct.cdf(-bound, pairs - 1, shift))
+    # Past 5 the far tail is below 1e-11, and scipy's nct.cdf there is NaN for some arguments.
+    far = float(stats.nct.cdf(-bound, pairs - 1, shift)) if shift < 5 else 0.0
+    return float(stats.nct.sf(bound, pairs - 1, shift)) + far
 
 
 def pairs_needed(dz: float, alpha: float, power: float = 0.8) -> int | None:

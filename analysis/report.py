@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.gallery import draw_all
+from analysis.gallery import draw_all, seed_record
 from analysis.page import render_html, render_markdown
 from analysis.records import load
 from analysis.results import Results, analyse
@@ -73,7 +73,7 @@ def _tables(results: Results) -> dict[str, pd.DataFrame]:
         "cells": results.cells[["arm", "seed", "trial_id", "status", "failure_reason", "attempts", "value"]],
         "comparisons": pd.DataFrame([_summary(comparison) for comparison in every]),
         "seeds": pd.DataFrame(
-            [{**_names(comparison), **vars(row)} for comparison in every for row in comparison.rows]
+            [{**_names(comparison), **seed_record(row)} for comparison in every for row in comparison.rows]
         ),
         "gates": pd.DataFrame(
             [{**_names(comparison), **vars(gate)} for comparison in every for gate in comparison.gates]

@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis import Comparison, Experiment, compare, load
+
 STEPS = (0, 100, 200, 300, 400)
 PLANNED = 400
+METRIC_COLUMNS = ["trial_id", "attempt", "step", "tokens", "wall_s", "split", "metric", "value", "n_items"]
 FINAL_ACCURACY = 0.95
 
 
@@ -45,7 +49,7 @@ class FakeExperiment:
 
     def write(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        runs, metrics = pd.DataFrame(self.runs()), pd.DataFrame(self.metrics())
+        runs, metrics = pd.DataFrame(self.runs()), pd.DataFrame(self.metrics(), columns=METRIC_COLUMNS)
         if self.string_seeds:
             runs["seed"] = runs["seed"].astype(str)
         if self.twice:
@@ -159,7 +163,7 @@ class FakeExperiment:
             if broken and step > 200:
                 continue
             left = (PLANNED - step) / PLANNED
-            ce = final + left**2 if left else final
+            ce = (final if np.isfinite(final) else 1.0) + left**2 if left else final
             accuracy = self.accuracy(arm, seed) * (1 - left)
             rows += [
                 self._row(arm, seed, step, "eval", "eval_ce", ce),
@@ -184,3 +188,15 @@ class FakeExperiment:
             "value": value,
             "n_items": 64,
         }
+
+
+def loaded(**options: Any) -> Experiment:
+    """A fake experiment, written and read back."""
+    with TemporaryDirectory() as folder:
+        return load(FakeExperiment(**options).write(Path(folder)))
+
+
+def compared(flat: Sequence[float], structured: Sequence[float], **options: Any) -> Comparison:
+    """structured against flat with these endpoints, seed by seed."""
+    finals = {"flat": flat, "structured": structured}
+    return compare(loaded(finals=finals, seeds=range(len(flat)), **options), treatment="structured")
