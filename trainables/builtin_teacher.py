@@ -57,9 +57,9 @@ RECIPES = {
         warmup_steps=100,
     ),
     "gsm8k": Recipe(
-        size=Size(layers=4, width=128, heads=4, kv_heads=4),
-        steps=800,
-        batch_size=32,
+        size=Size(layers=4, width=96, heads=4, kv_heads=4),
+        steps=600,
+        batch_size=16,
         lr=2e-3,
         warmup_steps=100,
     ),
