@@ -37,9 +37,9 @@ def _arm_row(arm: str, rows: pd.DataFrame) -> dict[str, Any]:
         "lost": int(rows["status"].isin(ADMINISTRATIVE).sum()),
         "retries": int((rows["attempts"] - 1).clip(lower=0).sum()),
         "first_nonfinite_step": _whole(_numbers(rows, "first_nonfinite_step").min()),
-        "grad_norm_ratio": _known(_numbers(rows, "grad_norm_ratio").median()),
-        "wall_s": _known(_numbers(rows, "wall_s").median()),
-        "tokens_per_s": _known(_numbers(rows, "tokens_per_s").median()),
+        "grad_norm_ratio": _median(_numbers(rows, "grad_norm_ratio")),
+        "wall_s": _median(_numbers(rows, "wall_s")),
+        "tokens_per_s": _median(_numbers(rows, "tokens_per_s")),
         "peak_mem_bytes": _whole(_numbers(rows, "peak_mem_bytes").max()),
         **{name: _whole(_numbers(rows, name).max()) for name in PARAMETERS},
     }
@@ -72,7 +72,11 @@ def gradient_ratios(metrics: pd.DataFrame) -> dict[str, float]:
 def _numbers(rows: pd.DataFrame, column: str) -> pd.Series[float]:
     if column not in rows.columns:
         return pd.Series(dtype="float64")
-    return pd.to_numeric(rows[column], errors="coerce").astype("float64")
+    return pd.to_numeric(rows[column], errors="coerce").astype("float64").dropna()
+
+
+def _median(values: pd.Series[float]) -> float | None:
+    return None if values.empty else _known(float(values.median()))
 
 
 def _known(value: float) -> float | None:
