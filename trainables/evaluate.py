@@ -21,9 +21,12 @@ from trainables.latent import think
 from trainables.reading import chain_of, read_whole
 from trainables.rows import Rows
 from trainables.step import Distillation
+from trainables.tokenizers import Encoded
 
 CACHE_SAMPLES = 1024
 """Positions (rows x chain or latent positions) on which caches are compared; unbiased CKA wants over 500."""
+SLACK = 8
+"""Tokens that a student may write beyond the longest right answer of its batch."""
 RIDGE = 1e-3
 """The probe's penalty, relative to the mean eigenvalue of the features' covariance."""
 
@@ -57,7 +60,7 @@ def evaluate(
         work = distillation.work(batch)
         nats += float(work.nats.double().sum())
         tokens += int(work.tokens.sum())
-        limit = max(len(rows.student[i].ids) for i in index) + 8
+        limit = max(_to_write(rows.student[i], distillation) for i in index) + SLACK
         written = _write(distillation, batch, vocabulary.eos_token_id, limit)
         for i, ids in zip(index, written, strict=True):
             said = parse_answer(vocabulary.decode(ids), distillation.config.dataset)
@@ -66,6 +69,11 @@ def evaluate(
     right = sum(prediction.correct for prediction in predictions)
     metrics = {"eval_ce": nats / tokens, "eval_accuracy": right / len(predictions)}
     return {**metrics, **compare_caches(distillation, rows)}, predictions
+
+
+def _to_write(row: Encoded, distillation: Distillation) -> int:
+    """Tokens that a right answer takes, after the chain of thought where that is written too."""
+    return len(row.answer) + (len(row.chain) if distillation.latent is None else 0)
 
 
 def _write(distillation: Distillation, batch: Batch, eos_id: int, limit: int) -> list[list[int]]:
