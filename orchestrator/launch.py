@@ -25,7 +25,7 @@ from orchestrator.progress import Progress
 from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
-from orchestrator.tuning import LOCAL, Runner, connected, lacking
+from orchestrator.tuning import LOCAL, Runner, connected, knock, lacking
 from trainables.config import InputError, unknown
 from trainables.trial_folder import write_text
 
@@ -107,9 +107,10 @@ def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
 
 
 def _check_address(address: str, resources: Resources) -> None:
-    """Refuse an address that is none, and here a trial that needs more CPUs than there are."""
+    """Refuse an address where nobody answers, and here a trial that needs more CPUs than there are."""
     if address not in (SERIAL, LOCAL, "auto") and ":" not in address:
         raise unknown("--address", address, (SERIAL, LOCAL, "auto", "HOST:PORT"))
+    knock(address)
     here = {"CPU": float(os.cpu_count() or 1), "GPU": float("inf")}
     if address in (SERIAL, LOCAL) and (lack := lacking(resources, [here])):
         raise InputError(lack)
@@ -272,7 +273,7 @@ def _run_serially(jobs: Sequence[Job], scratch: Path) -> None:
 
 @contextmanager
 def _noting_signals(ended: list[str]) -> Iterator[None]:
-    """End as cleanly on SIGTERM, which schedulers send, as on Ctrl-C; note when. Ray has set its own before."""
+    """End as cleanly on SIGTERM, which schedulers send, as on Ctrl-C; note when. Ray sets its own first."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

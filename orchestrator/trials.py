@@ -100,6 +100,7 @@ def make_plan(spec: ExperimentSpec) -> Plan:
     owner = {_label(arm, point): arm for point in points for arm in arms}
     configs = {label: _config(label, {**base, **overrides}) for label, overrides in labels.items()}
     _refuse_twins(configs)
+    _refuse_gpu_without_one(configs, spec)
     declared = sorted({name for overrides in labels.values() for name in overrides})
     cells = tuple(
         _cell(label, owner[label], replace(configs[label], seed=seed), declared)
@@ -145,6 +146,15 @@ def _refuse_twins(configs: Mapping[str, DistillConfig]) -> None:
         if twin != label:
             raise InputError(
                 f"arms {twin!r} and {label!r} are the same configuration: change one, or leave it out."
+            )
+
+
+def _refuse_gpu_without_one(configs: Mapping[str, DistillConfig], spec: ExperimentSpec) -> None:
+    for label, config in configs.items():
+        if config.device.startswith("cuda") and not spec.resources.gpus:
+            raise InputError(
+                f"arm {label!r}: device {config.device} needs a GPU and a trial is given none: "
+                "set resources.gpus, or device to cpu."
             )
 
 

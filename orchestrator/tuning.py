@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from orchestrator.trial import run_cell
 from trainables.config import InputError
 
 LOCAL = "local"
+KNOCK_S = 5.0
+"""Seconds that a cluster is given to answer."""
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -133,6 +136,24 @@ def _run(jobs: Sequence[Job], scratch: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def knock(address: str) -> None:
+    """Refuse host:port where nobody listens, at once; Ray would go on trying for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _silent(address, error) from None
+
+
+def _silent(address: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:200]
+    return InputError(
+        f"--address {address} does not answer ({reason}): start the cluster, or use --address local."
+    )
+
+
 def _init(address: str) -> None:
     import ray
 
@@ -144,10 +165,7 @@ def _init(address: str) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address == LOCAL:
             raise
-        raise InputError(
-            f"--address {address} does not answer ({' '.join(str(error).split())[:200]}): "
-            "start the cluster, or use --address local."
-        ) from None
+        raise _silent(address, error) from None
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)  # Ray writes it readable for all

@@ -41,6 +41,8 @@ BAD = [
     (["run", "smoke", "--set", "base.epcohs=1"], "Did you mean 'epochs'?"),
     (["run", "smoke", "--set", "analysis.margin=-1"], "analysis.margin"),
     (["run", "smoke", "--address", "locla"], "Did you mean 'local'?"),
+    (["run", "smoke", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1 does not answer"),
+    (["run", "smoke", "--address", "127.0.0.1:x"], "--address 127.0.0.1:x does not answer"),
     (["run", "smoke", "--storage", "s3://bucket/x"], "--storage"),
     (["run", "smoke", "--storage", "/proc/nowhere", "--address", "serial"], "--storage"),
     (["run", "ab", "--set", "base.model_name=tiny-gpt2", "base.train_file=nowhere.jsonl"], "nowhere.jsonl"),

@@ -32,6 +32,7 @@ REFUSED = [
     ("base.seed=3", ["base.seed", "seeds"]),
     ("base.threads=3", ["base.threads", "resources.cpus"]),
     ("base.output_dir=x", ["base.output_dir", "--storage"]),
+    ("base.device=cuda", ["arm 'flat'", "resources.gpus"]),
     ("base=[1]", ["base", "dictionary"]),
     ("base.lr=&a [*a]", ["base.lr"]),
     ("arms={only: {}}", ["arms", "2"]),
