@@ -210,20 +210,18 @@ def _report(folder: str) -> ReportResult:
 def _print_report(found: ReportResult, console: Console) -> None:
     from rich.table import Table
 
+    from analysis.sentences import decimals_for, number
+
     table = Table(show_edge=False)
     for column in ("arm", "mean", "SD", "n", "failures"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for arm in found.arms:
-        table.add_row(
-            str(arm["arm"]), _short(arm["mean"]), _short(arm["sd"]), str(arm["n"]), str(arm["failures"])
-        )
+        decimals = decimals_for(arm["sd"])
+        figures = (number(arm[name], decimals) for name in ("mean", "sd"))
+        table.add_row(str(arm["arm"]), *figures, str(arm["n"]), str(arm["failures"]))
     console.print(found.sentence, markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     console.print(f"report: {found.html}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:.4g}"
 
 
 def _print_unfinished(summary: Summary, console: Console) -> None:

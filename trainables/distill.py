@@ -78,7 +78,7 @@ class _Run:
             self.before_s = self.progress.wall_s
             log.info("resumed from %s at step %d of %d", resume_from, self.progress.step, self.planned_steps)
         self.resumed_from = self.progress.step if resume_from else None
-        self.folder.cut_metrics(self.progress.step)
+        self.folder.cut_metrics(self.progress.step, self.planned_steps)
         self.clock = time.perf_counter()
         diverged_at = self._train()
         final = {} if diverged_at else self._evaluate_once_more()

@@ -79,9 +79,16 @@ class TrialFolder:
             row["metrics"] = {name: float(value) for name, value in row["metrics"].items()}
             yield row
 
-    def cut_metrics(self, step: int) -> None:
-        """Drop the rows beyond `step`: what a resumed trial will write again."""
-        rows = [row for row in self.read_metrics() if row["step"] <= step]
+    def cut_metrics(self, step: int, last: int) -> None:
+        """Drop what a trial resumed at `step` writes again: rows beyond it, and step `last`'s evaluation.
+
+        The last checkpoint is written before the last evaluation, every other one after its step's.
+        """
+        rows = [
+            row
+            for row in self.read_metrics()
+            if row["step"] <= step and (row["step"], row["split"]) != (last, "eval")
+        ]
         write_text(self.metrics, "".join(_line(row) for row in rows))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:

@@ -76,6 +76,19 @@ def test_a_resumed_trial_ends_as_if_it_had_never_stopped(tmp_path: Path, changes
     assert metrics(tmp_path / "b") == metrics(tmp_path / "a")
 
 
+def test_a_trial_that_died_between_its_last_evaluation_and_its_result_has_that_evaluation_once(
+    tmp_path: Path,
+) -> None:
+    train(short(tmp_path))
+    folder = TrialFolder(tmp_path)
+    before = metrics(tmp_path)
+    folder.result.unlink()
+
+    train(short(tmp_path), resume_from=folder.newest_checkpoint())
+
+    assert metrics(tmp_path) == before
+
+
 def test_both_modes_see_the_same_rows_in_the_same_order_from_the_same_start(tmp_path: Path) -> None:
     flat, structured = (train(short(tmp_path / mode, alignment_mode=mode)) for mode in ("flat", "structured"))
 
