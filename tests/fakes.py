@@ -38,7 +38,7 @@ def distill(config: DistillConfig, report: Report, resume_from: str | None = Non
         os.kill(os.getpid(), signal.SIGSEGV)
     if config.lr == 7e-3:
         raise InputError("--lr 0.007 is not to the fake's taste: choose another.")
-    folder.cut_metrics(0)
+    folder.cut_metrics(0, STEPS)
     noise = random.Random(f"{config.alignment_mode} {config.seed}")
     for step in range(1, STEPS + 1):
         diverged = config.lr == 2e-3 and step == 2
