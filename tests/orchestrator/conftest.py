@@ -11,6 +11,8 @@ import pytest
 
 from orchestrator.tuning import import_quietly
 
+import_quietly()  # before any test module imports Ray, which reads its environment once
+
 
 @pytest.fixture
 def place() -> Iterator[Path]:
@@ -23,7 +25,6 @@ def place() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
     """A Ray of this test run's own, with two slots and token authentication."""
-    import_quietly()
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
