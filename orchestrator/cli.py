@@ -215,8 +215,8 @@ def _print_report(found: ReportResult, console: Console) -> None:
     table = Table(show_edge=False)
     for column in ("arm", "mean", "SD", "n", "failures"):
         table.add_column(column, justify="left" if column == "arm" else "right")
+    decimals = 1 + max((decimals_for(arm["sd"]) for arm in found.arms), default=0)
     for arm in found.arms:
-        decimals = decimals_for(arm["sd"]) + 1
         figures = (number(arm[name], decimals) for name in ("mean", "sd"))
         table.add_row(str(arm["arm"]), *figures, str(arm["n"]), str(arm["failures"]))
     console.print(found.sentence, markup=False, highlight=False, soft_wrap=True)
