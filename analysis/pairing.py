@@ -181,17 +181,20 @@ def _equal_within_pairs(rows: pd.DataFrame, column: str) -> Gate:
     known = rows[rows[f"treatment_{column}"].notna() & rows[f"baseline_{column}"].notna()]
     differing = _differing(known, column)
     if len(differing):
-        row = differing.iloc[0]
-        detail = (
-            f"{column} differs for seeds {_listed(differing['seed'])} (seed {row['seed']}: "
-            f"{_short(row[f'treatment_{column}'])} against {_short(row[f'baseline_{column}'])})"
-        )
-        return Gate(name=name, status="failed", detail=detail)
+        return Gate(name=name, status="failed", detail=_first_difference(differing, column, column))
     unknown = int((rows["kind"] == "paired").sum() - (known["kind"] == "paired").sum())
     if unknown or known.empty:
         detail = f"{column} is not recorded for {unknown} pairs" if unknown else f"no pair has {column}"
         return Gate(name=name, status="not checked", detail=detail)
     return Gate(name=name, status="passed", detail=f"{column}, {len(known)} pairs")
+
+
+def _first_difference(differing: pd.DataFrame, column: str, what: str) -> str:
+    row = differing.iloc[0]
+    return (
+        f"{what} differs for seeds {_listed(differing['seed'])} (seed {row['seed']}: "
+        f"{_short(row[f'treatment_{column}'])} against {_short(row[f'baseline_{column}'])})"
+    )
 
 
 def _endpoint_exists(rows: pd.DataFrame, endpoint: Endpoint, treatment: str, baseline: str) -> Gate:
@@ -214,12 +217,7 @@ def _same_evaluations(rows: pd.DataFrame) -> Gate:
     for column, what in (("points", "number of evaluations"), ("last_step", "step of the last evaluation")):
         differing = _differing(both, column)
         if len(differing):
-            row = differing.iloc[0]
-            detail = (
-                f"{what} differs for seeds {_listed(differing['seed'])} (seed {row['seed']}: "
-                f"{_short(row[f'treatment_{column}'])} against {_short(row[f'baseline_{column}'])})"
-            )
-            return Gate(name=name, status="failed", detail=detail)
+            return Gate(name=name, status="failed", detail=_first_difference(differing, column, what))
     if both.empty:
         return Gate(name=name, status="not checked", detail="no pair to check")
     points = both["treatment_points"].astype("int64")

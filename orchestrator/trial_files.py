@@ -38,14 +38,6 @@ def read_result(folder: Path, config_hash: str) -> dict[str, Any] | None:
     return result
 
 
-def has_result(folder: Path, config_hash: str) -> bool:
-    """Whether the trial is over: a readable result of this configuration, so that it never runs again."""
-    try:
-        return read_result(folder, config_hash) is not None
-    except CorruptFile:
-        return False
-
-
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """The rows of metrics.jsonl, non-finite values as floats; a killed trial's torn last line is left out.
 

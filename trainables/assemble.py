@@ -63,7 +63,7 @@ def tokenizers_of(config: DistillConfig, splits: Splits) -> tuple[Any, Any]:
     mine = load_tokenizer(config.model_name, config.dataset, splits.everything)
     if config.teacher in (SELF, config.model_name):
         return mine, mine
-    theirs = load_tokenizer(config.teacher, config.dataset, splits.everything)
+    theirs = load_tokenizer(config.teacher, config.dataset, splits.everything, "--teacher_name")
     return mine, mine if same_tokenizer(mine, theirs) else theirs
 
 

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 from trainables import checkpoint
+from trainables.aligners import parameter_count
 from trainables.assemble import Trial, assemble
 from trainables.batches import batches
 from trainables.checkpoint import Progress
 from trainables.config import DistillConfig
 from trainables.evaluate import Prediction, evaluate
 from trainables.examples import set_hash
-from trainables.models import count_parameters, weights_hash
+from trainables.models import weights_hash
 from trainables.step import LossTerms, gradient_shares
 from trainables.streams import stream_seed
 from trainables.trial_folder import TrialFolder
@@ -215,9 +216,9 @@ class _Run:
             "init_hash": self.init_hash,
             "eval_set_hash": set_hash(splits.held_out),
             "train_set_hash": set_hash(splits.train),
-            "student_params": count_parameters(self.distillation.student),
+            "student_params": parameter_count(self.distillation.student),
             "trainable_params": sum(p.numel() for group in self.learners.values() for p in group),
-            "aligner_params": count_parameters(self.distillation.aligner),
+            "aligner_params": parameter_count(self.distillation.aligner),
             "wall_s": progress.wall_s,
             "tokens_per_s": progress.tokens / progress.wall_s if progress.wall_s else None,
             "peak_mem_bytes": _peak_memory(self.trial.device),

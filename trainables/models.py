@@ -129,12 +129,6 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def count_parameters(module: nn.Module | None, *, trainable: bool = False) -> int:
-    if module is None:
-        return 0
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
-
-
 def _offline(name: str) -> bool:
     """Whether to look on this machine only: for folders, and where the hub does not answer (asked once)."""
     return Path(name).exists() or not hub_reachable()

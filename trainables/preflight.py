@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainables.aligners.flat import check_rank
+from trainables.assemble import tokenizers_of
 from trainables.builtin_teacher import RECIPES, ensure_teacher
 from trainables.capture import cache_shape, family_of
 from trainables.config import (
@@ -19,27 +20,24 @@ from trainables.config import (
 from trainables.data import load_examples
 from trainables.kv_cache import CacheShape
 from trainables.models import POSITIONS, builtin_config, llama_config, read_config
-from trainables.tokenizers import Encoded, encode, load_tokenizer, same_tokenizer
+from trainables.tokenizers import Encoded, encode
 
 
 def check(config: DistillConfig) -> None:
     """Raise one InputError for the first thing that cannot work: names, rows, tokenizers, lengths."""
     _check_names(config)
     splits = load_examples(config)
-    mine = load_tokenizer(config.model_name, config.dataset, splits.everything)
-    theirs = mine
-    if config.teacher not in (SELF, config.model_name):
-        theirs = load_tokenizer(config.teacher, config.dataset, splits.everything, "--teacher_name")
+    mine, theirs = tokenizers_of(config, splits)
     if config.shuffle_teacher and config.batch_size == 1:
         raise InputError("--shuffle_teacher has no effect with --batch_size 1: take at least 2 rows a batch.")
-    if config.student == "same_sequence" and not same_tokenizer(mine, theirs):
+    if config.student == "same_sequence" and mine is not theirs:
         raise InputError(
             f"--student same_sequence compares positions token by token, but --teacher_name {config.teacher} "
             f"and --model_name {config.model_name} have different tokenizers: choose models that share one, "
             "or --student latent."
         )
     rows = encode([*splits.train, *splits.held_out], mine)
-    taught = rows if same_tokenizer(mine, theirs) else encode([*splits.train, *splits.held_out], theirs)
+    taught = rows if mine is theirs else encode([*splits.train, *splits.held_out], theirs)
     _check_target_len(config, taught)
     _check_lengths(config, rows, taught)
     _check_aligner(config, mine)
