@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from analysis.records import ResultsFolder
-from orchestrator import attempts, provenance
+from orchestrator import attempts, changes, provenance
 from orchestrator.attempts import RESULTS
 from orchestrator.child import Job, Objective, resolve
 from orchestrator.collect import Trial, collect, read_trial
@@ -83,14 +83,14 @@ def run(
     _check_address(address, spec.resources)
     plan = make_plan(spec)
     folder = results_folder(storage, spec)
-    _refuse_other_experiment(folder, plan)
+    known = changes.known_plan(folder, plan)
     missing = _missing(plan, folder)
     _preflight(missing, objective)
     with _locked(folder):
         _tell_what_runs(missing, plan, address, console)
         _prepare(missing, objective, console)
         with _backend(address, spec.resources, bool(missing), console) as run_jobs:
-            _write_plan(plan, folder)
+            _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
             provenance.write(folder.provenance, launch)
             jobs = _jobs(missing, plan, folder, objective, launch["code_rev"])
             interrupted = _run_jobs(run_jobs, jobs, plan, folder, console)
@@ -114,28 +114,6 @@ def _check_address(address: str, resources: Resources) -> None:
     here = {"CPU": float(os.cpu_count() or 1), "GPU": float("inf")}
     if address in (SERIAL, LOCAL) and (lack := lacking(resources, [here])):
         raise InputError(lack)
-
-
-def _refuse_other_experiment(folder: ResultsFolder, plan: Plan) -> None:
-    """Refuse a folder that belongs to something else; an edited experiment is the same one."""
-    way_out = "choose another --storage, or another name (--set name=...)."
-    if folder.path.exists() and not folder.path.is_dir():
-        raise InputError(f"{folder.path} is a file: {way_out}")
-    if not folder.plan.exists():
-        if any(not path.name.startswith(".") for path in folder.path.glob("*")):
-            raise InputError(f"{folder.path} holds files and no experiment: {way_out}")
-        return
-    try:
-        known = json.loads(folder.plan.read_text(encoding="utf-8"))
-        name, arms = known["name"], set(known["arms"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{folder.plan} cannot be read, so whose folder it is cannot be told: {way_out}"
-        ) from None
-    if name != plan.spec.name or not arms & set(plan.labels):
-        raise InputError(
-            f"{folder.path} holds another experiment ({name}, arms {', '.join(sorted(arms))}): {way_out}"
-        )
 
 
 def _missing(plan: Plan, folder: ResultsFolder) -> list[Cell]:
@@ -187,10 +165,12 @@ def _prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> N
         prepare(config, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
 
 
-def _write_plan(plan: Plan, folder: ResultsFolder) -> None:
+def _write_plan(plan: Plan, folder: ResultsFolder, history: list[dict[str, Any]]) -> None:
     folder.trials.mkdir(parents=True, exist_ok=True)
     write_text(folder.experiment_yaml, plan.spec.to_yaml())
-    write_text(folder.plan, json.dumps(plan.to_dict(), indent=2, allow_nan=False) + "\n")
+    write_text(
+        folder.plan, json.dumps({**plan.to_dict(), "history": history}, indent=2, allow_nan=False) + "\n"
+    )
 
 
 def _jobs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ from orchestrator.yaml_text import parse
 from trainables.config import InputError, unknown
 
 MAX_SEEDS = 10_000
+MAX_SEED = 2**31 - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HIGHER_IS_BETTER = frozenset({"eval_accuracy", "kv_cka", "kv_cka_keys", "kv_cka_values", "probe_r2"})
 ENDPOINTS = HIGHER_IS_BETTER | {"eval_ce"}
@@ -61,6 +63,10 @@ class Analysis(_Section):
     """Further endpoints, corrected together."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Two-sided level of the primary test."""
+    mode: Literal["ab", "aa"] = "ab"
+    """ab: arms that differ. aa: one configuration against itself, which must claim nothing."""
+    looks: list[int] | None = None
+    """Numbers of pairs at which the data are looked at; once, at the end, when left out."""
 
     @model_validator(mode="after")
     def _known_endpoints(self) -> Analysis:
@@ -73,6 +79,12 @@ class Analysis(_Section):
         if self.direction not in (None, better):
             raise InputError(
                 f"direction of {self.primary} is {better}, got {self.direction}: leave it out, or correct it."
+            )
+        looks = self.looks
+        if looks is not None and (not looks or looks[0] < 1 or sorted(set(looks)) != looks):
+            raise InputError(
+                f"looks are numbers of pairs that rise, such as [6, 12], got {short(looks)}: "
+                "correct them, or leave them out to look once, at the end."
             )
         return self
 
@@ -92,6 +104,8 @@ class Analysis(_Section):
             "primary": primary,
             "secondary": list(self.secondary),
             "alpha": self.alpha,
+            "mode": self.mode,
+            "looks": self.looks,
         }
 
 
@@ -103,7 +117,7 @@ class ExperimentSpec(_Section):
     base: dict[str, Any] = {}
     """DistillConfig fields that all arms share."""
     arms: dict[str, dict[str, Any]] = Field(min_length=2)
-    """What each arm changes in the base."""
+    """What each arm changes in the base; with analysis.mode aa it may take other seeds by a seed_offset."""
     grid: dict[str, list[Any]] = {}
     """Further axes: a DistillConfig field and its values, crossed with the arms."""
     seeds: list[int] = Field(min_length=1, max_length=MAX_SEEDS)
@@ -126,11 +140,17 @@ class ExperimentSpec(_Section):
                 )
         if self.analysis.baseline not in self.arms:
             raise unknown("analysis.baseline: arm", self.analysis.baseline, self.arms)
-        repeated = sorted({seed for seed in self.seeds if self.seeds.count(seed) > 1})
+        repeated = sorted(seed for seed, times in Counter(self.seeds).items() if times > 1)
         if repeated:
             raise InputError(f"seeds: {repeated[0]} is listed twice; a seed is one block of the comparison.")
-        if not all(0 <= seed < 2**31 for seed in self.seeds):
-            raise InputError("seeds must lie between 0 and 2147483647.")
+        if not all(0 <= seed <= MAX_SEED for seed in self.seeds):
+            raise InputError(f"seeds must lie between 0 and {MAX_SEED}.")
+        looks = self.analysis.looks
+        if looks and looks[-1] < len(self.seeds):
+            raise InputError(
+                f"analysis.looks ends at {looks[-1]} pairs and {len(self.seeds)} seeds are planned: "
+                f"add {len(self.seeds)} to the looks, or plan fewer seeds."
+            )
         return self
 
     def to_yaml(self) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from reprlib import repr as short
@@ -14,14 +14,16 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from orchestrator.spec import ExperimentSpec
-from trainables.config import LITERALS, DistillConfig, InputError, unknown
+from orchestrator.spec import MAX_SEED, ExperimentSpec
+from trainables.config import LITERALS, DistillConfig, InputError, meaning, unknown
 
 SET_ELSEWHERE = {
     "seed": "list it under seeds",
     "output_dir": "choose the place with --storage",
     "threads": "set resources.cpus",
 }
+SEED_OFFSET = "seed_offset"
+"""An arm's own key under analysis.mode aa: its trials take the block's seed and this on top."""
 PATHS = ("train_file", "eval_file", "model_name", "teacher_name")
 Overrides = Mapping[str, Any]
 
@@ -35,9 +37,21 @@ class Cell:
     arm: str
     """The arm's label: its name, with the grid's values where there is a grid."""
     seed: int
+    """The block of the paired comparison; the config's own seed may lie a seed_offset beyond it."""
     config: DistillConfig
     factors: Mapping[str, Any]
     """The value of every declared factor."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """An arm of the comparison: an arm of the file at one point of the grid."""
+
+    arm: str
+    point: Overrides
+    overrides: Overrides
+    """What it changes in the base: the arm's own fields and the point's."""
+    seed_offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,20 +59,27 @@ class Plan:
     """All trials in the order they start: the arm varies fastest, so that pairs finish together."""
 
     spec: ExperimentSpec
-    labels: Mapping[str, Overrides]
+    labels: Mapping[str, Label]
     contrasts: tuple[tuple[str, str], ...]
     cells: tuple[Cell, ...]
 
     @cached_property
     def declared_factors(self) -> list[str]:
         """The fields in which arms may differ, and no others."""
-        return sorted({name for overrides in self.labels.values() for name in overrides})
+        return _declared(self.labels)
 
     def to_dict(self) -> dict[str, Any]:
-        """plan.json; its hash covers all the rest of it."""
+        """plan.json without its history; the hash covers all the rest of it."""
         plan: dict[str, Any] = {
             "name": self.spec.name,
-            "arms": {label: dict(overrides) for label, overrides in self.labels.items()},
+            "arms": {name: _with_offset(label) for name, label in self.labels.items()},
+            "labels": {
+                name: {"arm": label.arm, "point": dict(label.point)} for name, label in self.labels.items()
+            },
+            "grid": {
+                axis: list(dict.fromkeys(label.point[axis] for label in self.labels.values()))
+                for axis in self.spec.grid
+            },
             "seeds": list(self.spec.seeds),
             "declared_factors": self.declared_factors,
             "cells": [
@@ -83,37 +104,84 @@ class Plan:
 def make_plan(spec: ExperimentSpec) -> Plan:
     """Every trial of the experiment as a checked config; InputError names the arm and the field.
 
-    Two arms that come to the same configuration are an error: they would be one trial compared with itself.
+    Two arms that come to the same configuration are an error: they would be one trial compared with itself,
+    which is what analysis.mode aa asks for.
     """
     base = _checked("base", spec.base)
-    arms = {name: _checked(f"arms.{name}", overrides) for name, overrides in spec.arms.items()}
+    labels = _labels(spec)
+    configs = {name: _config(name, {**base, **label.overrides}) for name, label in labels.items()}
+    contrasts = _contrasts(labels, spec.analysis.baseline)
+    if spec.analysis.mode == "aa":
+        _refuse_differences(configs, contrasts)
+        _refuse_shared_seeds(labels, spec.seeds)
+    else:
+        _refuse_twins(configs)
+    _refuse_gpu_without_one(configs, spec)
+    declared = _declared(labels)
+    cells = tuple(
+        _cell(name, label, seed, configs[name], declared)
+        for seed in spec.seeds
+        for name, label in labels.items()
+    )
+    return Plan(spec=spec, labels=labels, contrasts=contrasts, cells=cells)
+
+
+def _labels(spec: ExperimentSpec) -> dict[str, Label]:
+    """The file's arms at every point of the grid; all arms of a point stand together."""
+    offsets = {arm: _offset(arm, fields, spec) for arm, fields in spec.arms.items()}
+    arms = {
+        arm: _checked(f"arms.{arm}", {name: value for name, value in fields.items() if name != SEED_OFFSET})
+        for arm, fields in spec.arms.items()
+    }
     points = list(_grid_points(spec))
     _refuse_hidden_axes(arms, points[0])
-    labels: dict[str, Overrides] = {}
-    contrasts = []
-    baseline = spec.analysis.baseline
-    for point in points:
-        for arm, overrides in arms.items():
-            labels[_label(arm, point)] = {**overrides, **point}
-            if arm != baseline:
-                contrasts.append((_label(arm, point), _label(baseline, point)))
-    owner = {_label(arm, point): arm for point in points for arm in arms}
-    configs = {label: _config(label, {**base, **overrides}) for label, overrides in labels.items()}
-    _refuse_twins(configs)
-    _refuse_gpu_without_one(configs, spec)
-    declared = sorted({name for overrides in labels.values() for name in overrides})
-    cells = tuple(
-        _cell(label, owner[label], replace(configs[label], seed=seed), declared)
-        for seed in spec.seeds
-        for label in labels
+    return {
+        _label(arm, point): Label(
+            arm=arm, point=point, overrides={**fields, **point}, seed_offset=offsets[arm]
+        )
+        for point in points
+        for arm, fields in arms.items()
+    }
+
+
+def _offset(arm: str, fields: Overrides, spec: ExperimentSpec) -> int:
+    """The arm's seed_offset, 0 where it has none."""
+    offset = fields.get(SEED_OFFSET, 0)
+    where = f"arms.{arm}.{SEED_OFFSET}"
+    if SEED_OFFSET in fields and spec.analysis.mode != "aa":
+        raise InputError(
+            f"{where} breaks the pairing by seed: leave it out, or compare a configuration with itself "
+            "(analysis.mode: aa)."
+        )
+    if type(offset) is not int or not 0 <= offset <= MAX_SEED - max(spec.seeds):
+        raise InputError(
+            f"{where} must be a whole number from 0 to {MAX_SEED - max(spec.seeds)}, so that no seed exceeds "
+            f"{MAX_SEED}, got {short(offset)}."
+        )
+    return offset
+
+
+def _contrasts(labels: Mapping[str, Label], baseline: str) -> tuple[tuple[str, str], ...]:
+    """Every arm against the baseline at the same point of the grid."""
+    return tuple(
+        (name, _label(baseline, label.point)) for name, label in labels.items() if label.arm != baseline
     )
-    return Plan(spec=spec, labels=labels, contrasts=tuple(contrasts), cells=cells)
 
 
-def _cell(label: str, arm: str, config: DistillConfig, declared: list[str]) -> Cell:
-    factors = {name: getattr(config, name) for name in declared}
-    trial_id = f"{arm}-seed{config.seed}-{config.hash()}"
-    return Cell(trial_id=trial_id, arm=label, seed=config.seed, config=config, factors=factors)
+def _declared(labels: Mapping[str, Label]) -> list[str]:
+    return sorted({name for label in labels.values() for name in label.overrides})
+
+
+def _with_offset(label: Label) -> dict[str, Any]:
+    offset = {SEED_OFFSET: label.seed_offset} if label.seed_offset else {}
+    return {**label.overrides, **offset}
+
+
+def _cell(name: str, label: Label, seed: int, config: DistillConfig, declared: list[str]) -> Cell:
+    config = replace(config, seed=seed + label.seed_offset)
+    factors = {field: getattr(config, field) for field in declared}
+    trial_id = f"{label.arm}-seed{seed}-{config.hash()}"
+    return Cell(trial_id=trial_id, arm=name, seed=seed, config=config, factors=factors)
 
 
 def _label(arm: str, point: Overrides) -> str:
@@ -145,8 +213,34 @@ def _refuse_twins(configs: Mapping[str, DistillConfig]) -> None:
         twin = seen.setdefault(config.hash(), label)
         if twin != label:
             raise InputError(
-                f"arms {twin!r} and {label!r} are the same configuration: change one, or leave it out."
+                f"arms {twin!r} and {label!r} are the same configuration: change one, or leave it out; "
+                "to compare a configuration with itself set analysis.mode to aa."
             )
+
+
+def _refuse_differences(configs: Mapping[str, DistillConfig], contrasts: Sequence[tuple[str, str]]) -> None:
+    """Under aa both sides of every contrast are one configuration."""
+    for pair in contrasts:
+        ours, theirs = (meaning(configs[name].to_dict()) for name in pair)
+        differing = [field for field, value in ours.items() if value != theirs[field]]
+        if differing:
+            raise InputError(
+                f"analysis.mode aa compares a configuration with itself, and arms {pair[0]!r} and "
+                f"{pair[1]!r} differ in {', '.join(differing)}: make them equal, or set analysis.mode to ab."
+            )
+
+
+def _refuse_shared_seeds(labels: Mapping[str, Label], seeds: Sequence[int]) -> None:
+    """Under aa a seed belongs to one block, or the pairs would not be independent of each other."""
+    block: dict[int, int] = {}
+    for label in labels.values():
+        for seed in seeds:
+            theirs = block.setdefault(seed + label.seed_offset, seed)
+            if theirs != seed:
+                raise InputError(
+                    f"arms.{label.arm}.{SEED_OFFSET} {label.seed_offset}: seed {seed + label.seed_offset} "
+                    f"would stand in two blocks, {theirs} and {seed}: take a larger offset, such as 1000."
+                )
 
 
 def _refuse_gpu_without_one(configs: Mapping[str, DistillConfig], spec: ExperimentSpec) -> None:

@@ -29,6 +29,11 @@ NOT_PART_OF_THE_RESULT = frozenset({"output_dir", "device", "threads", "save_ste
 """Fields that may change without changing what a trial's numbers mean; the config hash leaves them out."""
 
 
+def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that its trial's numbers follow from."""
+    return {name: value for name, value in config.items() if name not in NOT_PART_OF_THE_RESULT}
+
+
 class InputError(ValueError):
     """Something the user gave cannot work: the message names it, what is allowed, and the way out."""
 
@@ -220,8 +225,7 @@ class DistillConfig:
 
     def hash(self) -> str:
         """Twelve hex digits over every field that changes what the trial's numbers mean."""
-        kept = {name: value for name, value in self.to_dict().items() if name not in NOT_PART_OF_THE_RESULT}
-        canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(meaning(self.to_dict()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 

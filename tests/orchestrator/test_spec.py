@@ -60,6 +60,15 @@ REFUSED = [
     ("analysis.margin=0", ["analysis.margin", "greater than 0"]),
     ("analysis.alpha=1", ["analysis.alpha", "less than 1"]),
     ("analysis={}", ["baseline", "missing"]),
+    ("analysis.mode=a/a", ["analysis.mode", "'aa'"]),
+    ("analysis.mode=aa", ["'flat'", "'structured'", "alignment_mode", "analysis.mode"]),
+    ("analysis.looks=[]", ["looks", "[6, 12]"]),
+    ("analysis.looks=[2, 1]", ["looks", "rise", "[2, 1]"]),
+    ("analysis.looks=[2, 2]", ["looks", "rise"]),
+    ("analysis.looks=[0, 2]", ["looks", "[0, 2]"]),
+    ("analysis.looks=[1.5]", ["analysis.looks", "integer"]),
+    ("analysis.looks=[1]", ["analysis.looks", "ends at 1", "2 seeds"]),
+    ("arms.flat.seed_offset=1000", ["arms.flat.seed_offset", "analysis.mode: aa"]),
     ("resources.cpus=0", ["resources.cpus", "1"]),
     ("resources.cpu=1", ["resources", "Did you mean 'cpus'?"]),
     ("resources.gpus=-1", ["resources.gpus", "0"]),
@@ -234,6 +243,59 @@ def test_the_endpoints_are_those_that_the_analysis_compares() -> None:
         spec_module.HIGHER_IS_BETTER
     )
     assert STEPS_TO.pattern == spec_module.STEPS_TO.pattern
+
+
+AA = {
+    "arms": {"one": {"alignment_mode": "flat"}, "two": {"alignment_mode": "flat"}},
+    "analysis": {"baseline": "one", "mode": "aa"},
+}
+
+
+def test_an_a_a_experiment_runs_one_configuration_in_two_arms() -> None:
+    plan = make_plan(spec_from(experiment(**AA), "file"))
+
+    cells = {(cell.arm, cell.seed): cell for cell in plan.cells}
+    assert cells["one", 0].config == cells["two", 0].config
+    assert cells["one", 0].trial_id != cells["two", 0].trial_id
+    assert plan.to_dict()["analysis"]["mode"] == "aa"
+
+
+def test_a_seed_offset_moves_an_arms_seeds_and_not_its_blocks() -> None:
+    arms = {"one": {"alignment_mode": "flat"}, "two": {"alignment_mode": "flat", "seed_offset": 1000}}
+    plan = make_plan(spec_from(experiment(**{**AA, "arms": arms}), "file"))
+
+    assert [(cell.arm, cell.seed, cell.config.seed) for cell in plan.cells] == [
+        ("one", 0, 0), ("two", 0, 1000), ("one", 1, 1), ("two", 1, 1001),
+    ]  # fmt: skip
+    assert plan.to_dict()["arms"]["two"] == {"alignment_mode": "flat", "seed_offset": 1000}
+    assert plan.declared_factors == ["alignment_mode"]
+
+
+@pytest.mark.parametrize("offset", [1, -1, 2**31, True, "1000", None, 0.5])
+def test_a_seed_offset_that_cannot_pair_is_refused(offset: Any) -> None:
+    arms = {"one": {"alignment_mode": "flat"}, "two": {"alignment_mode": "flat", "seed_offset": offset}}
+
+    with pytest.raises(InputError, match=r"arms\.two\.seed_offset"):
+        make_plan(spec_from(experiment(**{**AA, "arms": arms}), "file"))
+
+
+def test_a_plan_tells_the_grid_and_where_every_arm_stands_in_it() -> None:
+    grid = {"lr": [1, 2e-3]}
+    plan = make_plan(spec_from(experiment(grid=grid), "file")).to_dict()
+
+    assert plan["grid"] == {"lr": [1.0, 0.002]}
+    assert plan["labels"]["flat,lr=0.002"] == {"arm": "flat", "point": {"lr": 0.002}}
+    assert list(plan["labels"]) == list(plan["arms"])
+
+
+def test_looks_may_lie_beyond_the_seeds_planned_so_far() -> None:
+    analysis = {"baseline": "flat", "looks": [2, 6, 12]}
+
+    assert make_plan(spec_from(experiment(analysis=analysis), "file")).to_dict()["analysis"]["looks"] == [
+        2,
+        6,
+        12,
+    ]
 
 
 def test_a_plan_is_strict_json_and_its_hash_covers_it() -> None:
