@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scipy import stats
-
-from analysis.power import least_pairs, pairs_needed
+from analysis.power import least_pairs, pairs_needed, seeds_needed
 
 if TYPE_CHECKING:
     from analysis.significance import Comparison
@@ -244,9 +242,8 @@ def _seeds_needed(comparison: Comparison) -> str:
     sd, pairs, effect = comparison.statistics.sd, comparison.pairs, comparison.sesoi
     if effect is None or not sd:
         return "Name a smallest effect of interest (sesoi) beforehand to learn how many seeds it takes."
-    # The SD of a few pairs is uncertain itself, so the count is given at its upper 80 % limit, too.
-    upper = sd * math.sqrt((pairs - 1) / float(stats.chi2.ppf(0.2, pairs - 1)))
-    least, most = (pairs_needed(effect / spread, comparison.alpha) for spread in (sd, upper))
+    needed = seeds_needed(effect, sd, pairs, comparison.alpha)
+    least, most = (needed.at_sd, needed.at_upper_sd) if needed else (None, None)
     if most is not None and most <= pairs:
         return f"{pairs} seeds already have 80 % power for an effect of {effect:g}: more find a smaller one."
     if least is None:
