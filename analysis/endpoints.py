@@ -91,8 +91,9 @@ def endpoint_of(plan: Plan, metric: str | None = None) -> Endpoint:
             f"{metric} is not compared across arms: each arm's KV target is its own projection. "
             f"Compare {', '.join(QUANTITIES)} or steps_to_90."
         )
-    if metric not in QUANTITIES and not STEPS_TO.fullmatch(metric):
-        raise unknown("metric", metric, [*QUANTITIES, "steps_to_90", primary.metric])
+    known = {**QUANTITIES, **plan.quantities}
+    if metric not in known and not STEPS_TO.fullmatch(metric):
+        raise unknown("metric", metric, [*known, "steps_to_90", primary.metric])
     return _named(metric, "eval", plan, None)
 
 
@@ -104,11 +105,18 @@ def _named(metric: str, split: str, plan: Plan, direction: Direction | None) -> 
             metric=metric, source="eval_accuracy", split=split, at="final", k=k, direction="min",
             quantity=f"steps to {percent} % accuracy", unit="optimizer steps", threshold=percent / 100,
         )  # fmt: skip
-    known = QUANTITIES.get(metric, Quantity(metric.replace("_", " "), "as logged", direction or "min"))
+    known = QUANTITIES.get(metric) or _told_by_plan(metric, plan, direction)
     return Endpoint(
         metric=metric, source=metric, split=split, at=at, k=k, direction=direction or known.direction,
         quantity=known.label, unit=known.unit,
     )  # fmt: skip
+
+
+def _told_by_plan(metric: str, plan: Plan, direction: Direction | None) -> Quantity:
+    """A metric of imported runs, as their mapping describes it."""
+    told = plan.quantities.get(metric, {})
+    better: Direction = "max" if told.get("direction", direction) == "max" else "min"
+    return Quantity(metric.replace("_", " "), told.get("unit", "as logged"), better)
 
 
 def curves_of(metrics: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:

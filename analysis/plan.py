@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -78,6 +78,8 @@ class Plan:
     primary: Primary
     secondary: tuple[str, ...]
     alpha: float
+    quantities: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Imported runs: metric -> its direction and unit; kvtune's own metrics are known anyway."""
 
 
 def read_plan(path: Path) -> Plan:
@@ -118,6 +120,7 @@ def _parse(raw: Mapping[str, Any]) -> Plan:
         primary=_parse_primary(analysis["primary"]),
         secondary=tuple(str(metric) for metric in analysis.get("secondary") or ()),
         alpha=float(analysis.get("alpha", 0.05)),
+        quantities={str(name): dict(known) for name, known in (raw.get("quantities") or {}).items()},
     )
 
 
@@ -135,9 +138,9 @@ def _parse_cell(raw: Mapping[str, Any]) -> Cell:
 
 
 def _parse_primary(raw: Mapping[str, Any]) -> Primary:
-    for field, kind in (("at", At), ("direction", Direction)):
-        if raw[field] not in get_args(kind):
-            raise unknown(f"analysis.primary.{field}", str(raw[field]), get_args(kind))
+    for name, kind in (("at", At), ("direction", Direction)):
+        if raw[name] not in get_args(kind):
+            raise unknown(f"analysis.primary.{name}", str(raw[name]), get_args(kind))
     return Primary(
         metric=str(raw["metric"]),
         split=str(raw.get("split", "eval")),

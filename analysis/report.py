@@ -7,7 +7,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -16,6 +16,13 @@ from analysis.page import render_html, render_markdown
 from analysis.records import load
 from analysis.results import Results, analyse
 from analysis.significance import Comparison
+
+FailOn = Literal["inferior", "inconclusive"]
+FORBIDDEN: dict[FailOn | None, frozenset[str]] = {
+    "inferior": frozenset({"INFERIOR"}),
+    "inconclusive": frozenset({"INFERIOR", "INCONCLUSIVE", "DEGENERATE"}),
+}
+"""--fail-on -> verdicts of planned contrasts that make `kvtune report` exit with 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,11 @@ class ReportResult:
     """Per arm in planned order: arm, n, mean, sd, failures and more (see stability.arms_table)."""
     comparisons: tuple[Comparison, ...]
     """The primary endpoint of every planned contrast."""
+
+    def exit_code_for(self, fail_on: FailOn | None) -> int:
+        """The exit code; 1 where the report can be trusted and a contrast ended as `fail_on` forbids."""
+        verdicts = {comparison.verdict for comparison in self.comparisons}
+        return self.exit_code or int(bool(verdicts & FORBIDDEN.get(fail_on, frozenset())))
 
 
 def write_report(folder: str | os.PathLike[str]) -> ReportResult:

@@ -10,7 +10,10 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from trainables.config import InputError, unknown
 
@@ -60,23 +63,58 @@ def run(
     return summary.exit_code
 
 
-def report(folder: str, /) -> int:
+def report(
+    places: tuple[str, ...],
+    /,
+    *,
+    from_: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+    map: str | None = None,
+    out: str | None = None,
+    fail_on: Literal["inferior", "inconclusive"] | None = None,
+) -> int:
     """Write report.html, report.md, results.json, figures, tables; exit 0, 2 if INVALID, 3 if NOT TESTABLE.
 
     Args:
-        folder: The folder that `kvtune run` wrote: STORAGE/NAME.
+        places: The folder that `kvtune run` wrote (STORAGE/NAME); with --from, files of other people's runs.
+        from_: Report runs that kvtune did not make: csv, tensorboard, wandb-export or ray.
+        map: With --from: a YAML file that says which columns are arm, seed, step and metric.
+        out: With --from: the folder to write; imported/NAME when left out.
+        fail_on: Exit 1 if a planned contrast is INFERIOR; inconclusive: also if one is INCONCLUSIVE.
     """
     from rich.console import Console
 
+    folder = _imported(from_, places, map, out) if from_ else _own_folder(places, map, out)
+    found = _report(str(folder))
+    _print_report(found, Console())
+    return found.exit_code_for(fail_on)
+
+
+def _own_folder(places: Sequence[str], map: str | None, out: str | None) -> Path:
+    """The experiment's folder, its tables collected anew where its trials are there."""
     from analysis.records import ResultsFolder
     from orchestrator.collect import collect
 
-    results = ResultsFolder(folder)
+    if map or out:
+        raise InputError(f"{'--map' if map else '--out'} has no effect without --from: leave it out.")
+    if len(places) != 1:
+        raise InputError(f"kvtune report takes one folder, STORAGE/NAME, got {len(places)}.")
+    results = ResultsFolder(places[0])
     if results.trials.is_dir() and results.plan.is_file():
         collect(results)
-    found = _report(folder)
-    _print_report(found, Console())
-    return found.exit_code
+    return results.path
+
+
+def _imported(kind: str, places: Sequence[str], map: str | None, out: str | None) -> Path:
+    from analysis.intake import import_runs
+    from orchestrator.yaml_text import parse
+
+    if not places or map is None:
+        raise InputError(f"--from {kind} takes FILE... and --map MAPPING.yaml, which names their columns.")
+    try:
+        text = Path(map).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"--map {map} cannot be read ({getattr(error, 'strerror', error)}).") from None
+    return import_runs(kind, places, parse(text, map), map, out)
 
 
 def status(folder: str, /) -> int:
@@ -150,8 +188,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse_and_run(arguments: list[str]) -> int:
-    import tyro
-
     _refuse_unknown_words(arguments)
     complaint = io.StringIO()
     try:
@@ -187,11 +223,15 @@ def _refuse_unknown_words(arguments: Sequence[str]) -> None:
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0][:200], COMMANDS)
     parameters = inspect.signature(COMMANDS[arguments[0]]).parameters.values()
-    known = [f"--{p.name}" for p in parameters if p.kind is p.KEYWORD_ONLY] + ["--help"]
+    known = [_flag(p.name) for p in parameters if p.kind is p.KEYWORD_ONLY] + ["--help"]
     for word in arguments[1:]:
         flag = word.partition("=")[0]
-        if flag.startswith("--") and flag not in known:
+        if flag.startswith("--") and flag.replace("_", "-") not in known:
             raise unknown(f"kvtune {arguments[0]}: flag", flag[:200], known)
+
+
+def _flag(parameter: str) -> str:
+    return "--" + parameter.rstrip("_").replace("_", "-")
 
 
 def _in_one_line(complaint: str) -> str:

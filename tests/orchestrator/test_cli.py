@@ -190,3 +190,54 @@ def test_sigterm_under_ray_ends_the_trials_and_says_how_to_go_on(place: Path) ->
         json.loads(path.read_text().splitlines()[-1]) for path in place.glob("fake/trials/*/attempts.jsonl")
     ]
     assert [end["status"] for end in ends] == ["cancelled", "cancelled"]
+
+
+def lab_runs(folder: Path, effect: float) -> list[str]:
+    """Another lab's CSV and its mapping, as arguments of `kvtune report`."""
+    lines = [
+        f"{arm},{seed},100,{2 + seed + effect * (arm == 'B') * (1 + seed / 10)}"
+        for arm in "AB"
+        for seed in range(6)
+    ]
+    (folder / "lab.csv").write_text("\n".join(["arm,seed,step,loss_on_test", *lines]) + "\n")
+    mapping = {
+        "arm": "arm",
+        "seed": "seed",
+        "step": "step",
+        "metrics": {"test": {"column": "loss_on_test", "direction": "min"}},
+        "analysis": {"baseline": "A", "primary": "test"},
+    }
+    (folder / "map.yaml").write_text(json.dumps(mapping))
+    place = ["--map", str(folder / "map.yaml"), "--out", str(folder / "out")]
+    return ["report", "--from", "csv", str(folder / "lab.csv"), *place]
+
+
+@pytest.mark.parametrize(
+    ("effect", "fail_on", "code"),
+    [(0.5, [], 0), (0.5, ["inferior"], 1), (-0.5, ["inconclusive"], 0), (0.5, ["inconclusive"], 1)],
+)
+def test_other_peoples_runs_are_reported_and_may_fail_a_build(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], effect: float, fail_on: list[str], code: int
+) -> None:
+    flags = [word for verdict in fail_on for word in ("--fail-on", verdict)]
+
+    assert cli.main([*lab_runs(tmp_path, effect), *flags]) == code
+
+    assert ("INFERIOR" if effect > 0 else "SUPERIOR") in capsys.readouterr().out
+    assert (tmp_path / "out" / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["report", "somewhere", "--map", "m.yaml"], "--map has no effect without --from"),
+        (["report", "a", "b"], "takes one folder, STORAGE/NAME, got 2"),
+        (["report", "--from", "csv", "a.csv"], r"--from csv takes FILE... and --map MAPPING.yaml"),
+        (["report", "--from", "csv", "a.csv", "--map", "nowhere.yaml"], "--map nowhere.yaml cannot be read"),
+    ],
+)
+def test_a_report_from_files_says_what_it_lacks(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert cli.main(arguments) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,273 @@
+"""Other people's runs get the verdict of an experiment, and their silence is no evidence."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis import Comparison, ResultsError, compare, load
+from analysis.intake import import_runs
+
+STEPS = (100, 200, 300)
+MAPPING: dict[str, Any] = {
+    "arm": "method",
+    "seed": "seed",
+    "step": "iter",
+    "metrics": {"val_loss": {"column": "val/loss", "direction": "min", "unit": "nats"}},
+    "analysis": {"baseline": "A", "primary": "val_loss", "margin": 0.02},
+}
+
+
+def value(arm: str, seed: int, step: int) -> float:
+    return 2 - step / 500 - (0.1 + 0.001 * (seed % 3)) * (arm == "B") + 0.01 * seed
+
+
+def table(seeds: int = 6) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"method": arm, "seed": seed, "iter": step, "val/loss": value(arm, seed, step), "lr": 0.01}
+            for arm in "AB"
+            for seed in range(seeds)
+            for step in STEPS
+        ]
+    )
+
+
+def mapped(**changes: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(MAPPING), **changes}
+
+
+def judged(folder: Path, rows: pd.DataFrame, mapping: dict[str, Any]) -> Comparison:
+    rows.to_csv(folder / "runs.csv", index=False)
+    out = import_runs("csv", [folder / "runs.csv"], mapping, "map.yaml", folder / "out")
+    return compare(load(out), treatment="B")
+
+
+def status_of(comparison: Comparison, seed: int) -> str:
+    return next(row.treatment_status for row in comparison.rows if row.seed == seed)
+
+
+def test_a_table_of_runs_gets_a_verdict(tmp_path: Path) -> None:
+    found = judged(tmp_path, table(), mapped())
+
+    assert found.verdict == "SUPERIOR"
+    assert found.difference == pytest.approx(-0.101)
+    assert found.endpoint.unit == "nats"
+
+
+def test_what_the_records_do_not_hold_is_not_called_checked(tmp_path: Path) -> None:
+    gates = {gate.name: gate.status for gate in judged(tmp_path, table(), mapped()).gates}
+
+    for name in (
+        "configs differ in declared factors only",
+        "every trial ran the planned config",
+        "the same batches in the same order within each pair",
+        "the same first weights within each pair",
+        "the same held-out rows within each pair",
+    ):
+        assert gates[name] == "not checked", name
+    assert gates["the same evaluations within each pair"] == "passed"
+
+
+def test_a_setting_in_which_the_arms_differ_makes_the_verdict_invalid(tmp_path: Path) -> None:
+    rows = table()
+    rows.loc[rows["method"] == "B", "lr"] = 0.02
+
+    assert judged(tmp_path, rows, mapped(config=["lr"])).verdict == "INVALID"
+    assert judged(tmp_path, rows, mapped(declared=["lr"])).verdict == "SUPERIOR"
+
+
+def test_a_record_that_ends_early_is_a_crash_and_never_an_endpoint(tmp_path: Path) -> None:
+    rows = table()
+    rows = rows[(rows["method"] != "B") | (rows["seed"] != 2) | (rows["iter"] < 300)]
+
+    found = judged(tmp_path, rows, mapped())
+
+    assert status_of(found, 2) == "crashed"
+    assert found.pairs == 5
+
+
+def test_a_logged_nan_is_a_divergence_and_a_blank_cell_is_not(tmp_path: Path) -> None:
+    rows = table().astype({"val/loss": object})
+    rows.loc[(rows["method"] == "B") & (rows["seed"] == 1) & (rows["iter"] == 300), "val/loss"] = "nan"
+    rows.loc[(rows["method"] == "B") & (rows["seed"] == 2) & (rows["iter"] == 100), "val/loss"] = None
+
+    found = judged(tmp_path, rows, mapped())
+
+    assert status_of(found, 1) == "diverged"
+    assert status_of(found, 2) == "completed"
+
+
+def test_planned_seeds_that_are_missing_are_counted(tmp_path: Path) -> None:
+    found = judged(tmp_path, table(), mapped(seeds=list(range(8))))
+
+    assert (found.planned, found.pairs) == (8, 6)
+
+
+def test_a_failed_run_and_its_repetition_are_attempts(tmp_path: Path) -> None:
+    rows = table().assign(id=lambda t: t["method"] + t["seed"].astype(str), state="finished")
+    first = rows[(rows["id"] == "B3") & (rows["iter"] == 100)].assign(id="B3-first", state="failed")
+    both = pd.concat([rows, first])
+    ways = {"finished": "completed", "failed": "crashed"}
+
+    found = judged(tmp_path, both, mapped(run="id", status="state", statuses=ways))
+
+    assert status_of(found, 3) == "completed"
+    runs = load(tmp_path / "out").runs
+    assert runs.loc[runs["trial_id"] == "B-seed3", "status"].tolist() == ["crashed", "completed"]
+
+
+def test_two_complete_runs_of_one_arm_and_seed_are_refused(tmp_path: Path) -> None:
+    rows = table().assign(id="first")
+    again = rows[(rows["method"] == "A") & (rows["seed"] == 0)].assign(id="second")
+
+    with pytest.raises(ResultsError, match=r"arm 'A' has 2 complete runs with seed 0 \(first, second\)"):
+        judged(tmp_path, pd.concat([rows, again]), mapped(run="id"))
+
+
+def test_two_values_at_one_step_ask_for_the_column_of_runs(tmp_path: Path) -> None:
+    again = table().head(1).assign(**{"val/loss": 9.0})
+
+    with pytest.raises(ResultsError, match=r"A-seed0 has two values of val_loss at step 100: .*run: COLUMN"):
+        judged(tmp_path, pd.concat([table(), again]), mapped())
+
+
+def test_the_runs_table_of_wandb_knows_how_runs_ended(tmp_path: Path) -> None:
+    last = table().query("iter == 300").rename(columns={"method": "Group"})
+    last["Name"], last["State"] = last["Group"] + "-" + last["seed"].astype(str), "finished"
+    last.loc[last["Name"] == "B-4", "State"] = "crashed"
+    last.to_csv(tmp_path / "wandb.csv", index=False)
+
+    out = import_runs("wandb-export", [tmp_path / "wandb.csv"], mapped(arm="Group"), "m", tmp_path / "out")
+
+    found = compare(load(out), treatment="B")
+    assert (status_of(found, 4), found.pairs) == ("crashed", 5)
+
+
+def test_a_chart_of_wandb_names_arm_and_seed_in_the_runs_names(tmp_path: Path) -> None:
+    chart = {"Step": list(STEPS)}
+    for arm in "AB":
+        for seed in range(6):
+            for band in ("", "__MIN", "__MAX"):
+                chart[f"{arm}-s{seed} - val/loss{band}"] = [value(arm, seed, step) for step in STEPS]
+    pd.DataFrame(chart).to_csv(tmp_path / "chart.csv", index=False)
+    mapping = mapped(arm={"run": "^([AB])-"}, seed={"run": r"s(\d+)$"}, step="Step")
+
+    out = import_runs("wandb-export", [tmp_path / "chart.csv"], mapping, "m", tmp_path / "out")
+
+    assert compare(load(out), treatment="B").difference == pytest.approx(-0.101)
+
+
+def write_ray(folder: Path, arm: str, seed: int, steps: tuple[int, ...], error: str = "") -> None:
+    trial = folder / f"trial_{arm}_{seed}"
+    trial.mkdir(parents=True)
+    config = {"method": arm, "seed": seed, "lr": 0.01, "model": {"layers": 2}}
+    (trial / "params.json").write_text(json.dumps(config))
+    lines = [
+        {"val/loss": value(arm, seed, s), "training_iteration": s, "config": config, "done": False}
+        for s in steps
+    ]
+    (trial / "result.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if error:
+        (trial / "error.txt").write_text(f"Traceback\n{error}\n")
+
+
+RAY = mapped(arm="config/method", seed="config/seed", step="training_iteration")
+
+
+def test_trials_of_ray_tune_that_died_early_keep_their_rows(tmp_path: Path) -> None:
+    for arm in "AB":
+        for seed in range(6):
+            write_ray(tmp_path / "tune", arm, seed, STEPS)
+    write_ray(tmp_path / "tune", "B", 6, (), error="RuntimeError: before its first report")
+    write_ray(tmp_path / "tune", "A", 6, STEPS)
+    write_ray(tmp_path / "tune", "B", 7, (100,), error="RuntimeError: later")
+    write_ray(tmp_path / "tune", "A", 7, STEPS)
+
+    out = import_runs("ray", [tmp_path / "tune"], RAY, "map.yaml", tmp_path / "out")
+
+    found = compare(load(out), treatment="B")
+    assert (found.planned, found.pairs, found.failures["B"]) == (8, 6, 2)
+    reasons = load(out).runs.set_index("trial_id")["failure_reason"]
+    assert reasons["B-seed6"] == "RuntimeError: before its first report"
+
+
+def test_settings_that_ray_recorded_are_checked_unasked(tmp_path: Path) -> None:
+    for arm in "AB":
+        for seed in range(6):
+            write_ray(tmp_path / "tune", arm, seed, STEPS)
+    odd = tmp_path / "tune" / "trial_B_2"
+    text = (odd / "result.json").read_text().replace('"lr": 0.01', '"lr": 0.5')
+    (odd / "result.json").write_text(text)
+
+    out = import_runs("ray", [tmp_path / "tune"], RAY, "map.yaml", tmp_path / "out")
+
+    found = compare(load(out), treatment="B")
+    assert found.verdict == "INVALID"
+    assert "config/lr (seeds 2)" in found.findings[0].detail
+
+
+def test_tensorboard_folders_name_arm_and_seed_in_their_path(tmp_path: Path) -> None:
+    from tensorboardX import SummaryWriter
+
+    for arm in "AB":
+        for seed in range(6):
+            with SummaryWriter(str(tmp_path / "logs" / f"{arm}-seed{seed}")) as writer:
+                for step in STEPS:
+                    writer.add_scalar("val/loss", value(arm, seed, step), step)
+    mapping = mapped(arm={"path": "([AB])-seed"}, seed={"path": r"seed(\d+)"}, step="step")
+
+    out = import_runs("tensorboard", [tmp_path / "logs"], mapping, "map.yaml", tmp_path / "out")
+
+    assert compare(load(out), treatment="B").difference == pytest.approx(-0.101, abs=1e-6)
+
+
+def test_an_import_is_written_anew_and_foreign_files_are_left_alone(tmp_path: Path) -> None:
+    judged(tmp_path, table(), mapped())
+    assert judged(tmp_path, table(7), mapped()).planned == 7
+
+    (tmp_path / "out" / "provenance.json").unlink()
+    with pytest.raises(ResultsError, match="holds files that no import made: choose another folder"):
+        judged(tmp_path, table(), mapped())
+
+
+def without(field: str) -> dict[str, Any]:
+    return {name: given for name, given in mapped().items() if name != field}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        (lambda: mapped(arm="methd"), r"arm: column 'methd' is unknown\. Did you mean 'method'\?"),
+        (lambda: mapped(sead="seed"), r"m\.yaml: field 'sead' is unknown\. Did you mean 'seed'\?"),
+        (lambda: without("seed"), r"m\.yaml: seed: Field required"),
+        (lambda: mapped(arm={"path": "("}), r"arm\.path: '\(' is no regular expression"),
+        (lambda: mapped(arm={"path": "a", "run": "b"}), "needs exactly one group"),
+        (lambda: mapped(arm={"column": "a", "run": "(b)"}), "give one of column, path and run"),
+        (lambda: mapped(seed="val/loss"), r"seed '1\.8' is no whole number"),
+        (lambda: mapped(seed="method"), "column 'seed' holds what is no number"),
+        (
+            lambda: mapped(metrics={"val_loss": "val/loss"}),
+            r"metrics\.val_loss needs a direction, min or max",
+        ),
+        (lambda: mapped(analysis={"baseline": "C", "primary": "val_loss"}), "baseline: arm 'C' is unknown"),
+        (lambda: mapped(analysis={"baseline": "A", "primary": "loss"}), "metric 'loss' is unknown"),
+        (lambda: mapped(status="method"), "'A' has no translation"),
+        (lambda: "words", r"m\.yaml: must be a valid dictionary"),
+    ],
+)
+def test_a_wrong_mapping_is_told_in_one_sentence(
+    tmp_path: Path, mapping: Callable[[], Any], said: str
+) -> None:
+    table().to_csv(tmp_path / "runs.csv", index=False)
+
+    with pytest.raises(ResultsError, match=said):
+        import_runs("csv", [tmp_path / "runs.csv"], mapping(), "m.yaml", tmp_path / "out")
+
+    assert not (tmp_path / "out").exists()
