@@ -35,6 +35,7 @@ def run(
     seeds: str | None = None,
     storage: str = "runs",
     address: str = "local",
+    yes: bool = False,
 ) -> int:
     """Run an experiment and report it; run it again to do what is missing, failed or changed.
 
@@ -44,6 +45,7 @@ def run(
         seeds: Seeds instead of the experiment's: 0-9 or 0,3,5.
         storage: The folder that holds experiments; on a cluster, one that all nodes share.
         address: local: Ray on this machine; serial: no Ray, same results; auto or host:port: a Ray cluster.
+        yes: Agree to edits that set finished trials aside; without it you are asked.
     """
     from rich.console import Console
 
@@ -52,7 +54,7 @@ def run(
 
     changes = [change for group in set for change in group]
     spec = load_spec(experiment, changes, seeds)
-    summary = launch(spec, storage=storage, address=address, console=Console(stderr=True))
+    summary = launch(spec, storage=storage, address=address, console=Console(stderr=True), yes=yes)
     console = Console()
     if summary.interrupted:
         _print_interruption(summary, console)
@@ -197,7 +199,7 @@ def _parse_and_run(arguments: list[str]) -> int:
                 prog="kvtune",
                 description=DESCRIPTION,
                 args=arguments,
-                config=(tyro.conf.UseAppendAction,),
+                config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as stop:
         if stop.code in (0, None):

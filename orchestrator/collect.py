@@ -17,7 +17,7 @@ from analysis.records import ResultsFolder
 from orchestrator import attempts
 from orchestrator.attempts import NO_WORD, RESULTS, Attempt
 from orchestrator.trial_files import CorruptFile, read_items, read_result, read_rows
-from trainables.config import NOT_PART_OF_THE_RESULT
+from trainables.config import meaning
 from trainables.trial_folder import TrialFolder
 
 TEXT, WHOLE, REAL = pa.string(), pa.int64(), pa.float64()
@@ -132,10 +132,10 @@ def _factor_names(plan: Mapping[str, Any], trials: Iterable[Trial]) -> list[str]
     """The declared factors, and any other field in which the configs on disk really differ."""
     values: dict[str, set[str]] = {}
     for trial in trials:
-        for name, value in trial.config.items():
+        for name, value in meaning(trial.config).items():
             values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
     differing = {name for name, seen in values.items() if len(seen) > 1}
-    return sorted(set(plan["declared_factors"]) | (differing - NOT_PART_OF_THE_RESULT - {"seed"}))
+    return sorted(set(plan["declared_factors"]) | (differing - {"seed"}))
 
 
 def _run_records(trial: Trial, plan: Mapping[str, Any], factors: Iterable[str]) -> list[Record]:

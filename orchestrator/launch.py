@@ -70,11 +70,13 @@ def run(
     address: str = "local",
     objective: Objective | None = None,
     console: Console | None = None,
+    yes: bool = False,
 ) -> Summary:
     """Run what the experiment's folder STORAGE/NAME lacks, and write its tables.
 
     address: `local` starts Ray on this machine, `auto` or host:port joins a cluster (the storage must then be
     shared), `serial` runs the trials one after another without Ray, to the same bits.
+    yes: agree to edits that set finished trials aside; without it the user is asked, or the run refused.
     Trials that completed or diverged are never run again. Raises InputError before anything is started; what
     happens to a trial afterwards is in the summary, never an exception.
     """
@@ -86,6 +88,10 @@ def run(
     known = changes.known_plan(folder, plan)
     missing = _missing(plan, folder)
     _preflight(missing, objective)
+    changes.tell(known, plan, folder, console)
+    changes.agree(changes.edits(known, plan, folder), plan, yes=yes, console=console)
+    if missing and len(missing) < len(plan.cells):
+        provenance.tell_drift(folder.provenance, launch, lambda line: changes.say(console, line))
     with _locked(folder):
         _tell_what_runs(missing, plan, address, console)
         _prepare(missing, objective, console)
@@ -131,7 +137,7 @@ def _tell_what_runs(missing: Sequence[Cell], plan: Plan, address: str, console: 
             address, "on the Ray cluster"
         )
         line = f"{name}: {len(missing)} of {total} trials to run, {where}"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    changes.say(console, line)
 
 
 def _as_cell(cell: Cell) -> dict[str, Any]:
@@ -162,7 +168,7 @@ def _prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> N
     prepare = resolve(objective.prepare) if needs else None
     for config in needs.values():
         assert prepare is not None
-        prepare(config, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+        prepare(config, lambda line: changes.say(console, line))
 
 
 def _write_plan(plan: Plan, folder: ResultsFolder, history: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,18 +20,27 @@ PACKAGES = (
     "kvtune", "torch", "transformers", "tokenizers", "safetensors", "datasets", "ray", "numpy", "scipy",
     "pandas", "pyarrow", "matplotlib",
 )  # fmt: skip
+NUMERICAL = ("kvtune", "torch", "transformers", "tokenizers", "numpy")
+"""Packages that a trial's numbers follow from."""
 ROOMS = ("trainables", "orchestrator", "analysis")
 SOURCE = Path(__file__).resolve().parent.parent
 
 
 def code_revision() -> str | None:
-    """The git revision of this package's source, -dirty where changed; None outside a checkout."""
+    """The git revision of this package's source; None outside a checkout.
+
+    Where files were changed -dirty and a hash of the changes follow, so that two edits are not taken for one.
+    """
     if _git("ls-files", "--error-unmatch", "orchestrator/provenance.py") is None:
         return None
     revision = _git("rev-parse", "HEAD")
     if revision is None:
         return None
-    return revision + ("-dirty" if _git("status", "--porcelain", "--", *ROOMS) else "")
+    changed = _git("status", "--porcelain", "--", *ROOMS)
+    if not changed:
+        return revision
+    difference = changed + (_git("diff", "HEAD", "--", *ROOMS) or "")
+    return f"{revision}-dirty-{hashlib.sha256(difference.encode()).hexdigest()[:8]}"
 
 
 def describe_launch(*, address: str, started_at: str) -> dict[str, Any]:
@@ -41,7 +52,7 @@ def describe_launch(*, address: str, started_at: str) -> dict[str, Any]:
         "command": _without_secrets(shlex.join(sys.argv)),
         "address": _without_secrets(address),
         "code_rev": revision,
-        "dirty": revision.endswith("-dirty") if revision else None,
+        "dirty": "-dirty-" in revision if revision else None,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "host": socket.gethostname(),
@@ -51,16 +62,45 @@ def describe_launch(*, address: str, started_at: str) -> dict[str, Any]:
     }
 
 
-def write(path: Path, launch: dict[str, Any]) -> None:
-    """Write provenance.json: this launch, and those before it under `earlier_launches`."""
-    earlier: list[Any] = []
+def tell_drift(path: Path, launch: dict[str, Any], tell: Callable[[str], None]) -> None:
+    """Tell what changed in code and versions since the launch before this one; nothing is refused.
+
+    Trials with a result keep it and new ones follow the new code: each attempt's code_rev and each trial's
+    env_hash tell them apart afterwards.
+    """
+    known = _read(path)
+    before, after = _origin(known), _origin(launch)
+    changed = [f"{name} {before[name]} -> {after[name]}" for name in after if before.get(name) != after[name]]
+    if known and changed:
+        tell(
+            f"changed since the last launch: {', '.join(changed)}; finished trials keep their numbers, the "
+            "others follow what is installed now"
+        )
+
+
+def _origin(launch: Mapping[str, Any]) -> dict[str, str]:
+    """What a trial's numbers depend on beside its config."""
+    versions = launch.get("versions") or {}
+    revision = str(launch.get("code_rev"))
+    code = revision[:12] + revision[40:]
+    return {"code": code, **{name: str(versions.get(name)) for name in NUMERICAL}}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """provenance.json; empty in a new folder, or where nobody can read it."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        earlier = known.pop("earlier_launches", [])
-        if known.get("started_at") != launch["started_at"]:
-            earlier.append(known)
-    except (OSError, ValueError, AttributeError):
-        pass  # the first launch, or a file that nobody can read: this launch is told all the same
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def write(path: Path, launch: dict[str, Any]) -> None:
+    """Write provenance.json: this launch, and those before it under `earlier_launches`."""
+    known = _read(path)
+    earlier = list(known.pop("earlier_launches", None) or [])
+    if known and known.get("started_at") != launch["started_at"]:
+        earlier.append(known)
     part = path.with_name(path.name + ".part")
     text = json.dumps({**launch, "earlier_launches": earlier}, indent=2, allow_nan=False)
     part.write_text(text + "\n", encoding="utf-8")

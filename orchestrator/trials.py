@@ -9,13 +9,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from pathlib import Path
 from reprlib import repr as short
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from orchestrator.spec import MAX_SEED, ExperimentSpec
-from trainables.config import LITERALS, DistillConfig, InputError, meaning, unknown
+from trainables.config import DIGESTS, LITERALS, DistillConfig, InputError, meaning, unknown
+from trainables.trial_folder import sha256_of
 
 SET_ELSEWHERE = {
     "seed": "list it under seeds",
@@ -107,7 +109,7 @@ def make_plan(spec: ExperimentSpec) -> Plan:
     Two arms that come to the same configuration are an error: they would be one trial compared with itself,
     which is what analysis.mode aa asks for.
     """
-    base = _checked("base", spec.base)
+    base = _with_digests(_checked("base", spec.base))
     labels = _labels(spec)
     configs = {name: _config(name, {**base, **label.overrides}) for name, label in labels.items()}
     contrasts = _contrasts(labels, spec.analysis.baseline)
@@ -137,7 +139,7 @@ def _labels(spec: ExperimentSpec) -> dict[str, Label]:
     _refuse_hidden_axes(arms, points[0])
     return {
         _label(arm, point): Label(
-            arm=arm, point=point, overrides={**fields, **point}, seed_offset=offsets[arm]
+            arm=arm, point=point, overrides=_with_digests({**fields, **point}), seed_offset=offsets[arm]
         )
         for point in points
         for arm, fields in arms.items()
@@ -291,6 +293,26 @@ def _absolute(name: str) -> str:
         raise InputError(f"{short(name)} holds a zero byte: it cannot be a file or a model.")
     path = os.path.expanduser(name)
     return os.path.abspath(path) if os.path.exists(path) or path.endswith((".jsonl", ".json")) else name
+
+
+def _with_digests(values: Overrides) -> dict[str, Any]:
+    """The values with the SHA-256 of every file that they name, so that a trial follows its content.
+
+    What cannot be read has none, and is refused before anything starts.
+    """
+    found = {
+        digest: _digest(values[file]) if values[file] else None
+        for file, digest in DIGESTS.items()
+        if file in values and digest not in values
+    }
+    return {**values, **found}
+
+
+def _digest(path: str) -> str | None:
+    try:
+        return sha256_of(Path(path)) if os.path.isfile(path) else None
+    except OSError:
+        return None
 
 
 @cache

@@ -29,9 +29,14 @@ NOT_PART_OF_THE_RESULT = frozenset({"output_dir", "device", "threads", "save_ste
 """Fields that may change without changing what a trial's numbers mean; the config hash leaves them out."""
 
 
+DIGESTS = {"train_file": "train_sha256", "eval_file": "eval_sha256"}
+"""A file's field and that of its content."""
+
+
 def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that its trial's numbers follow from."""
-    return {name: value for name, value in config.items() if name not in NOT_PART_OF_THE_RESULT}
+    """The part of a config that its trial's numbers follow from; a file counts by its content, where told."""
+    moved = {file for file, digest in DIGESTS.items() if config.get(digest)}
+    return {n: v for n, v in config.items() if n not in NOT_PART_OF_THE_RESULT and n not in moved}
 
 
 class InputError(ValueError):
@@ -66,6 +71,10 @@ class DistillConfig:
     """A local JSONL in GSM8K's format, instead of the hub."""
     eval_file: str | None = None
     """Held-out rows in the same format. Left out: rows are split off the training file by hash."""
+    train_sha256: str | None = None
+    """SHA-256 that train_file must have. It then stands for the file, which may move; kvtune run sets it."""
+    eval_sha256: str | None = None
+    """The same for eval_file."""
     subset_size: int | None = None
     """Training rows used; all of them when left out (20,000 of the built-in task)."""
     eval_size: int = 256
@@ -187,6 +196,9 @@ class DistillConfig:
                 f"{self.kv_method} keeps other positions in each of them: "
                 "choose --kv_method full or right_crop, or --kv_direction student_to_teacher."
             )
+        for file, digest in DIGESTS.items():
+            if getattr(self, digest) is not None and getattr(self, file) is None:
+                raise InputError(f"--{digest} has no effect without --{file}: give both, or neither.")
         if self.eval_file and not self.train_file:
             raise InputError("--eval_file has no effect without --train_file: give both, or neither.")
         if self.teacher_name == SELF and self.student == "same_sequence":
@@ -224,8 +236,12 @@ class DistillConfig:
         return cls(**values)
 
     def hash(self) -> str:
-        """Twelve hex digits over every field that changes what the trial's numbers mean."""
-        canonical = json.dumps(meaning(self.to_dict()), sort_keys=True, separators=(",", ":"))
+        """Twelve hex digits over every field that changes what the trial's numbers mean.
+
+        Fields left out count for nothing, so that one which a later version adds renames no finished trial.
+        """
+        given = {name: value for name, value in meaning(self.to_dict()).items() if value is not None}
+        canonical = json.dumps(given, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 

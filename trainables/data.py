@@ -32,12 +32,16 @@ def _gsm8k(config: DistillConfig) -> Splits:
     if config.train_file is None:
         examples, skipped = gsm8k.download_gsm8k(config.drop_last_step)
     else:
-        examples, skipped = gsm8k.read_gsm8k(config.train_file, "--train_file", config.drop_last_step)
+        examples, skipped = gsm8k.read_gsm8k(
+            config.train_file, "--train_file", config.drop_last_step, config.train_sha256
+        )
     if config.eval_file is None:
         train, held_out = split_by_hash(examples)
     else:
         train = examples
-        held_out, more = gsm8k.read_gsm8k(config.eval_file, "--eval_file", config.drop_last_step)
+        held_out, more = gsm8k.read_gsm8k(
+            config.eval_file, "--eval_file", config.drop_last_step, config.eval_sha256
+        )
         skipped += more
     once: dict[str, Example] = {}
     for example in held_out:

@@ -8,7 +8,9 @@ file is not what it is taken for. Question and chain each end with a line end, w
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -40,12 +42,15 @@ def leading_number(text: str) -> str | None:
     return f"-{number}" if "-" in (match[1], match[2]) and number != "0" else number
 
 
-def read_gsm8k(path: str, flag: str, drop_last_step: bool = False) -> tuple[list[Example], RowCounts]:
+def read_gsm8k(
+    path: str, flag: str, drop_last_step: bool = False, sha256: str | None = None
+) -> tuple[list[Example], RowCounts]:
     """The rows of a JSONL file in file order, and how many were left out.
 
-    `flag` (--train_file, --eval_file) is what errors name, with path and line.
+    `flag` (--train_file, --eval_file) is what errors name, with path and line. A file that has not the
+    `sha256` asked for is refused.
     """
-    return _read(_parsed_lines(path, flag), drop_last_step)
+    return _read(_parsed_lines(path, flag, sha256), drop_last_step)
 
 
 def download_gsm8k(drop_last_step: bool = False) -> tuple[list[Example], RowCounts]:
@@ -78,19 +83,32 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _parsed_lines(path: str, flag: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parsed_lines(path: str, flag: str, sha256: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(where, row) of every line that is not blank."""
-    try:
-        with open(path, "rb") as file:
-            lines = file.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
+    content = _content(path, flag)
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(
-            f"{flag} {path} cannot be read ({error.strerror}): give a JSONL file with rows like {FORMAT}."
-        ) from error
+            f"{flag} {path} is not the file of this trial, whose SHA-256 is {sha256}: "
+            "put that file back, or start a new trial with this one."
+        )
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, line in enumerate(lines, start=1):
         where = f"{flag} {path}, line {number}"
         if line.strip():
             yield where, _json_object(line, where)
+
+
+def _content(path: str, flag: str) -> bytes:
+    """The bytes of a regular file: a device or a pipe might never end."""
+    endless = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+    reason = "it is no file" if endless else None
+    try:
+        if reason is None:
+            with open(path, "rb") as file:
+                return file.read()
+    except OSError as error:
+        reason = str(error.strerror)
+    raise InputError(f"{flag} {path} cannot be read ({reason}): give a JSONL file with rows like {FORMAT}.")
 
 
 def _json_object(line: bytes, where: str) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainables.config import DistillConfig, InputError
+from trainables.config import DistillConfig, InputError, meaning
 
 MANIFEST = "manifest.json"
 
@@ -43,9 +43,8 @@ class TrialFolder:
         if self.config.is_file():
             theirs = DistillConfig.from_dict(json.loads(self.config.read_text()))
             if theirs.hash() != config.hash():
-                changed = [
-                    n for n, v in theirs.to_dict().items() if v != getattr(config, n) and n != "output_dir"
-                ]
+                ours = meaning(config.to_dict())
+                changed = [n for n, v in meaning(theirs.to_dict()).items() if v != ours.get(n)]
                 raise InputError(
                     f"--output_dir {self.path} holds a trial with other settings ({', '.join(changed)}): "
                     "choose another folder, or delete this one."
@@ -121,7 +120,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_manifest(folder: Path) -> None:
     """Seal a checkpoint: the SHA-256 of every file in it."""
-    sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    sums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     write_text(folder / MANIFEST, json.dumps(sums, indent=2) + "\n")
 
 
@@ -129,12 +128,13 @@ def is_intact(folder: Path) -> bool:
     """Whether a checkpoint was written to the end and no byte has changed since."""
     try:
         sums = json.loads((folder / MANIFEST).read_text())
-        return all(_sha256(folder / name) == digest for name, digest in sums.items())
+        return all(sha256_of(folder / name) == digest for name, digest in sums.items())
     except (OSError, ValueError, AttributeError):
         return False
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of the file's bytes, in hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

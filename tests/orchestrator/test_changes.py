@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from orchestrator.launch import Summary
-from tests.orchestrator.test_run import run_serially
+import pytest
+from rich.console import Console
+
+from orchestrator.launch import Summary, run
+from orchestrator.spec import spec_from
+from tests.fakes import FAKE, experiment
+from tests.orchestrator.test_run import pids, run_serially, table
+from trainables.config import InputError
+
+FLAT = {"alignment_mode": "flat"}
+EDITED = {"arms": {"flat": FLAT, "structured": {"alignment_mode": "structured", "target_len": 4}}}
 
 MORE = {"seeds": [0, 1, 2]}
 
@@ -63,3 +74,171 @@ def test_a_folder_of_before_there_was_a_history_is_read(place: Path) -> None:
     (summary.folder / "plan.json").write_text(json.dumps(old))
 
     assert [entry["seeds"] for entry in plan_of(run_serially(place, **MORE))["history"]] == [[0, 1]]
+
+
+def told_by(place: Path, *, answer: str | None = None, yes: bool = False, **changes: Any) -> str:
+    """What a run of the experiment says; with an answer it is asked on a terminal."""
+    console = Console(file=io.StringIO(), force_terminal=answer is not None, color_system=None, width=200)
+    spec = spec_from(experiment(**changes), "test")
+    try:
+        run(spec, storage=place, address="serial", objective=FAKE, console=console, yes=yes)
+    except InputError as error:
+        console.print(f"refused: {error}", markup=False, soft_wrap=True)
+    told = console.file
+    assert isinstance(told, io.StringIO)
+    return told.getvalue()
+
+
+def files_of(place: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def test_an_edit_of_finished_trials_is_shown_and_refused_without_a_yes(place: Path) -> None:
+    run_serially(place)
+    before = files_of(place)
+
+    told = told_by(place, **EDITED)
+
+    assert "  structured: target_len: 8 -> 4 (2 finished trials set aside)\n" in told
+    assert "refused: finished trials would be set aside, and nothing was run: say --yes" in told
+    assert files_of(place) == before
+
+
+def test_an_edit_agreed_to_runs_beside_the_finished_trials(place: Path) -> None:
+    before = files_of(run_serially(place).folder / "trials")
+
+    told = told_by(place, yes=True, **EDITED)
+
+    assert told.index("target_len: 8 -> 4") < told.index("2 of 4 trials to run")
+    after = files_of(place / "fake" / "trials")
+    assert {path: after[path] for path in before} == before
+    assert len(list((place / "fake" / "trials").iterdir())) == 6
+
+
+def test_an_edit_undone_costs_nothing(place: Path) -> None:
+    run_serially(place)
+    run_serially(place, yes=True, **EDITED)
+
+    undone = run_serially(place, yes=True)
+
+    assert undone.started == 0
+    assert len(table(undone)) == 4
+
+
+@pytest.mark.parametrize(("answer", "runs"), [("y", 6), ("n", 4), ("", 4)])
+def test_on_a_terminal_the_user_is_asked(
+    place: Path, monkeypatch: pytest.MonkeyPatch, answer: str, runs: int
+) -> None:
+    run_serially(place)
+    typed = io.StringIO(f"{answer}\n")
+    monkeypatch.setattr(typed, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", typed)
+
+    told = told_by(place, answer=answer, **EDITED)
+
+    assert "Go on? [y/N]" in told
+    assert len(list((place / "fake" / "trials").iterdir())) == runs
+
+
+def test_an_edit_of_the_base_is_told_once_for_every_arm(place: Path) -> None:
+    run_serially(place)
+
+    told = told_by(place, base={**experiment()["base"], "target_len": 4})
+
+    assert "  every arm: target_len: 8 -> 4 (4 finished trials set aside)\n" in told
+
+
+def test_extensions_and_repetitions_ask_nothing(place: Path) -> None:
+    run_serially(place)
+    arms = {**experiment()["arms"], "four": {"target_len": 4}}
+
+    assert "nothing to run" in told_by(place)
+    assert told_by(place, seeds=[0, 1, 2]).startswith("fake: 2 of 6 trials to run")
+    assert told_by(place, seeds=[0, 1, 2], arms=arms).startswith("fake: 3 of 9 trials to run")
+
+
+def test_an_edit_before_anything_has_finished_asks_nothing(place: Path) -> None:
+    run_serially(place, base={**experiment()["base"], "lr": 3e-3})
+
+    assert told_by(place).startswith("fake: 4 of 4 trials to run")
+
+
+def test_trials_that_are_no_longer_planned_are_named_and_kept(place: Path) -> None:
+    arms = {**experiment()["arms"], "four": {"target_len": 4}}
+    run_serially(place, arms=arms)
+    before = files_of(place / "fake" / "trials")
+
+    told = told_by(place, seeds=[0])
+
+    assert "no longer planned: four, seed 0, 1 (2 finished trials)" in told
+    assert "no longer planned: flat, seed 1 (1 finished trial)" in told
+    assert "nothing to run" in told
+    assert files_of(place / "fake" / "trials") == before
+
+
+def test_another_analysis_is_told_and_runs_nothing(place: Path) -> None:
+    run_serially(place)
+
+    told = told_by(place, analysis={"baseline": "flat", "margin": 0.1, "looks": [2, 4]})
+
+    assert "analysis.margin: unset -> 0.1" in told
+    assert "analysis.looks: unset -> [2, 4]" in told
+    assert "nothing to run" in told
+
+
+def test_a_trial_whose_end_was_lost_runs_again_and_the_others_do_not(place: Path) -> None:
+    summary = run_serially(place)
+    victim = next((summary.folder / "trials").glob("structured-seed1-*"))
+    (victim / "result.json").unlink()
+    before = pids(summary)
+
+    again = run_serially(place)
+
+    assert again.started == 1
+    assert len(pids(again)) == len(before) + 1
+
+
+def with_file(path: Path) -> dict[str, Any]:
+    return {"base": {"model_name": "tiny-gpt2", "dataset": "gsm8k", "train_file": str(path), "lr": 1e-3}}
+
+
+def test_a_training_file_that_moves_is_the_same_and_one_that_changes_is_not(place: Path) -> None:
+    (place / "rows.jsonl").write_text("{}\n")
+    run_serially(place, **with_file(place / "rows.jsonl"))
+    (place / "data").mkdir()
+    (place / "rows.jsonl").rename(place / "data" / "moved.jsonl")
+
+    moved = run_serially(place, **with_file(place / "data" / "moved.jsonl"), seeds=[0, 1, 2])
+    with (place / "data" / "moved.jsonl").open("a") as file:
+        file.write("{}\n")
+    told = told_by(place, **with_file(place / "data" / "moved.jsonl"))
+
+    assert moved.started == 2
+    assert [name for name in table(moved) if name.startswith("factor.")] == ["factor.alignment_mode"]
+    assert "every arm: train_sha256: " in told
+    assert "no longer planned" in told
+
+
+def test_code_and_versions_that_changed_between_launches_are_told(place: Path) -> None:
+    path = run_serially(place).folder / "provenance.json"
+    known = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({**known, "code_rev": "f" * 40, "versions": {**known["versions"], "torch": "1.0"}})
+    )
+
+    told = told_by(place, seeds=[0, 1, 2])
+
+    assert "changed since the last launch: code ffffffffffff -> " in told
+    assert "torch 1.0 -> " in told
+
+
+def test_a_plan_that_nobody_can_read_is_refused(place: Path) -> None:
+    plan = run_serially(place).folder / "plan.json"
+    for broken in (
+        "[]",
+        "{}",
+        '{"name": "fake", "arms": {"flat": {}}, "seeds": [1], "cells": [{"arm": "flat"}]}',
+    ):
+        plan.write_text(broken)
+        with pytest.raises(InputError, match="cannot be read"):
+            run_serially(place)

@@ -22,8 +22,9 @@ from trainables.config import InputError
 FLAT = {"alignment_mode": "flat"}
 
 
-def run_serially(place: Path, **changes: Any) -> Summary:
-    return run(spec_from(experiment(**changes), "test"), storage=place, address="serial", objective=FAKE)
+def run_serially(place: Path, *, yes: bool = False, **changes: Any) -> Summary:
+    spec = spec_from(experiment(**changes), "test")
+    return run(spec, storage=place, address="serial", objective=FAKE, yes=yes)
 
 
 def arms(**rates: float) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def test_more_seeds_run_only_themselves(place: Path) -> None:
 def test_an_edited_arm_runs_only_what_the_edit_changes(place: Path) -> None:
     run_serially(place)
     edited = {"flat": FLAT, "structured": {"alignment_mode": "structured", "target_len": 4}}
-    summary = run_serially(place, arms=edited)
+    summary = run_serially(place, yes=True, arms=edited)
 
     assert summary.started == 2
     assert len(list((summary.folder / "trials").iterdir())) == 6, "the earlier trials are kept"

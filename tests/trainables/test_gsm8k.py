@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -235,3 +236,17 @@ def test_normalised_numbers_are_equal_exactly_when_their_values_are(value: Decim
     assert Decimal(normalised) == value
     assert leading_number(normalised) == normalised
     assert normalised != leading_number(nearby)
+
+
+def test_a_file_is_known_by_its_content_and_another_one_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, CLIPS)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+    assert read_gsm8k(path, "--train_file", sha256=digest) == read_gsm8k(path, "--train_file")
+    with pytest.raises(InputError, match="is not the file of this trial"):
+        read_gsm8k(path, "--train_file", sha256="0" * 64)
+
+
+def test_a_file_that_never_ends_is_refused() -> None:
+    with pytest.raises(InputError, match="it is no file"):
+        read_gsm8k("/dev/zero", "--train_file")
