@@ -39,7 +39,7 @@ def arm_curves(
         outcomes[["trial_id", "attempt", "arm", "seed", "status"]], on=["trial_id", "attempt"]
     )
     finite = pd.Series(np.isfinite(rows["value"].to_numpy(float)), index=rows.index)
-    rows = rows[finite.groupby(rows["trial_id"]).cummin()]
+    rows = rows[finite.groupby(rows["trial_id"], observed=True).cummin()]
     return [
         _arm_curve(arm, rows[rows["arm"] == arm], int((outcomes["arm"] == arm).sum()), alpha)
         for arm in outcomes["arm"].drop_duplicates()

@@ -120,10 +120,16 @@ def _told_by_plan(metric: str, plan: Plan, direction: Direction | None) -> Quant
 
 
 def curves_of(metrics: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
-    """One metric's rows, sorted by trial and step and unique by both."""
+    """One metric's rows, sorted by trial and step and unique by both; trial_id is a category."""
     mask = (metrics["metric"] == metric) & (metrics["split"] == split)
-    rows = metrics.loc[mask, ["trial_id", "attempt", "step", "wall_s", "value"]].drop_duplicates()
-    rows = rows.sort_values(["trial_id", "attempt", "step"], ignore_index=True)
+    rows = metrics.loc[mask, ["trial_id", "attempt", "step", "wall_s", "value"]]
+    rows = rows.assign(trial_id=rows["trial_id"].astype("category"))
+    keys = (rows["step"].to_numpy(), rows["attempt"].to_numpy(), rows["trial_id"].cat.codes.to_numpy())
+    rows = rows.iloc[np.lexsort(keys)].reset_index(drop=True)
+    repeated = rows.duplicated(["trial_id", "attempt", "step"])
+    if not repeated.any():
+        return rows
+    rows = rows.drop_duplicates(ignore_index=True)
     twice = rows[rows.duplicated(["trial_id", "attempt", "step"])]
     if len(twice):
         row = twice.iloc[0]
@@ -143,7 +149,7 @@ def extract(metrics: pd.DataFrame, endpoint: Endpoint) -> pd.DataFrame:
     rows = curves_of(metrics, endpoint.source, endpoint.split)
     found = [
         (*key, *_reduce(curve["step"].to_numpy(float), curve["value"].to_numpy(float), endpoint))
-        for key, curve in rows.groupby(["trial_id", "attempt"], sort=True)
+        for key, curve in rows.groupby(["trial_id", "attempt"], sort=True, observed=True)
     ]
     return pd.DataFrame(found, columns=["trial_id", "attempt", "value", "points", "last_step", "gap"])
 

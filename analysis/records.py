@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from analysis.plan import Plan, ResultsError, read_plan, unknown
 
@@ -27,6 +29,8 @@ RUN_COLUMNS = (
     "eval_set_hash",
 )  # fmt: skip
 METRIC_COLUMNS = ("trial_id", "attempt", "step", "wall_s", "split", "metric", "value")
+CATEGORIES = ("trial_id", "split", "metric")
+"""Columns of the metrics that hold few texts many times."""
 ITEM_COLUMNS = ("trial_id", "item_id", "correct")
 
 
@@ -86,7 +90,8 @@ class Experiment:
     runs: pd.DataFrame
     """One row per attempt, unique by (trial_id, attempt); factor columns are prefixed `factor.`."""
     metrics: pd.DataFrame
-    """Long: trial_id, attempt, step, wall_s [s], split, metric, value; NaN and Inf as reported."""
+    """Long: trial_id, attempt, step, wall_s [s], split, metric, value; NaN and Inf as reported. Texts are
+    categories: group by them with observed=True."""
     items: pd.DataFrame | None
     """trial_id, item_id, correct; None where no per-item results were kept."""
     provenance: dict[str, Any]
@@ -112,14 +117,15 @@ def load(folder: str | os.PathLike[str]) -> Experiment:
     )
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def _read_table(path: Path, columns: Sequence[str], names: Sequence[str] = ()) -> pd.DataFrame:
+    """The file's table; the columns `names` hold few texts many times and become categories."""
     try:
-        table = pd.read_parquet(path)
+        table: pd.DataFrame = pq.read_table(path, read_dictionary=list(names), partitioning=None).to_pandas()
     except FileNotFoundError:
         raise ResultsError(
             f"{path} is missing: `kvtune run` writes it when it collects the trials; run it again."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ResultsError(f"{path} cannot be read as parquet ({error}): run again to collect it.") from error
     missing = [column for column in columns if column not in table.columns]
     if missing:
@@ -146,16 +152,25 @@ def _read_runs(path: Path) -> pd.DataFrame:
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
-    table = _read_table(path, METRIC_COLUMNS)
+    table = _read_table(path, METRIC_COLUMNS, CATEGORIES)
     return table.assign(
         step=_whole_numbers(table["step"], path),
         attempt=_whole_numbers(table["attempt"], path),
         wall_s=pd.to_numeric(table["wall_s"], errors="coerce"),
         value=pd.to_numeric(table["value"], errors="coerce").astype("float64"),
+        **{name: _in_alphabetical_categories(table[name]) for name in CATEGORIES},
     )
 
 
+def _in_alphabetical_categories(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Texts as categories in an order that does not depend on the rows' order."""
+    column = column.astype("category")
+    return column.cat.set_categories(sorted(column.cat.categories))
+
+
 def _whole_numbers(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
+    if column.dtype.kind == "i":
+        return column.astype("int64")
     numbers = pd.to_numeric(column, errors="coerce")
     wrong = column[numbers.isna() | (numbers % 1 != 0)]
     if len(wrong):

@@ -8,6 +8,7 @@ of the means of all subsets (Hartigan 1969).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ ENUMERATED = 16
 """Pairs up to which all signs are tried."""
 DRAWS = 200_000
 DRAW_SEED = 20_240_229
-CHUNK = 20_000
+CHUNK = 10_000
 
 
 def floor_of(pairs: int) -> float:
@@ -65,12 +66,19 @@ def signed_ranks(deltas: Floats) -> Floats:
 
 def _subset_sums(deltas: Floats) -> tuple[float, Floats, NDArray[np.int64]]:
     """Sum of all deltas; sum and size of every subset that can be flipped (of drawn ones above 16)."""
-    n = len(deltas)
+    return _sums_of(tuple(deltas.tolist()))
+
+
+@lru_cache(maxsize=4)  # the p-value and the interval of one comparison ask for the same sums
+def _sums_of(values: tuple[float, ...]) -> tuple[float, Floats, NDArray[np.int64]]:
+    deltas, n = np.array(values, dtype=np.float64), len(values)
     if n <= ENUMERATED:
         flipped = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
         return float(deltas.sum()), flipped @ deltas, flipped.sum(axis=1)
     rng = np.random.default_rng(DRAW_SEED)
-    drawn = [rng.integers(0, 2, size=(CHUNK, n), dtype=np.int8) for _ in range(DRAWS // CHUNK)]
-    sums = np.concatenate([part @ deltas for part in drawn])
-    sizes = np.concatenate([part.sum(axis=1, dtype=np.int64) for part in drawn])
+    sums, sizes = np.empty(DRAWS), np.empty(DRAWS, dtype=np.int64)
+    for start in range(0, DRAWS, CHUNK):
+        drawn = rng.integers(0, 2, size=(CHUNK, n), dtype=np.int8).astype(np.float64)
+        part = drawn @ np.column_stack([deltas, np.ones(n)])
+        sums[start : start + CHUNK], sizes[start : start + CHUNK] = part.T
     return float(deltas.sum()), sums, sizes

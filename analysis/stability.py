@@ -63,7 +63,7 @@ def gradient_ratios(metrics: pd.DataFrame) -> dict[str, float]:
     """Trial -> p99 / p50 of its finite gradient norms: near 1 is calm, large is spiky."""
     rows = curves_of(metrics, "grad_norm", "train")
     rows = rows[np.isfinite(rows["value"].to_numpy(float)) & (rows["value"] > 0)]
-    quantiles = rows.groupby("trial_id")["value"].quantile([0.5, 0.99]).unstack()
+    quantiles = rows.groupby("trial_id", observed=True)["value"].quantile([0.5, 0.99]).unstack()
     if quantiles.empty:
         return {}
     return {str(trial): float(row[0.99] / row[0.5]) for trial, row in quantiles.iterrows()}
