@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,21 @@ FILE = "attempts.jsonl"
 Status = Literal["completed", "diverged", "crashed", "oom", "timeout", "preempted", "cancelled"]
 RESULTS: tuple[Status, ...] = ("completed", "diverged")
 """How an attempt ends that has a result; such a trial is never run again."""
+FORGIVEN: tuple[Status, ...] = ("preempted", "cancelled")
+"""How an attempt ends through no fault of its trial: it uses up none of the failures that are forgiven."""
 NO_WORD = "its process ended without a word: the worker, its node or the driver died"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt ended, as its worker sees it."""
+
+    status: Status
+    reason: str | None = None
+    retry: bool = False
+    """Whether trying again could end otherwise."""
+    needs_bytes: int = 0
+    """Where the storage was full: what must be free before trying again could."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +42,19 @@ class Attempt:
     pid: int | None
     """Of the worker, which starts the trial's own process."""
     code_rev: str | None
+    node: str | None = None
+    """Ray's name of the node; host names need not differ."""
     status: str | None = None
     reason: str | None = None
     ended_at: str | None = None
 
-    def ended_after(self, moment: str) -> bool:
-        """Whether it ended at or after this time, as now() writes it."""
-        return self.ended_at is not None and self.ended_at >= moment
+    @property
+    def counts(self) -> bool:
+        """Whether it uses up one of the trial's attempts."""
+        return self.status not in FORGIVEN
 
 
-def start(folder: Path, code_rev: str | None) -> int:
+def start(folder: Path, code_rev: str | None, node: str | None = None) -> int:
     """Record that an attempt starts; its number is that of earlier starts plus one.
 
     An earlier attempt whose end nobody recorded gets one: crashed.
@@ -53,7 +71,7 @@ def start(folder: Path, code_rev: str | None) -> int:
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
-    _append(folder, {**event, "code_rev": code_rev})
+    _append(folder, {**event, "node": node, "code_rev": code_rev})
     return number
 
 
@@ -62,10 +80,35 @@ def end(folder: Path, number: int, status: Status, reason: str | None) -> None:
     _append(folder, {"event": "end", "attempt": number, "at": now(), "status": status, "reason": reason})
 
 
+def is_current(folder: Path, number: int) -> bool:
+    """Whether this process's attempt is still the trial's newest, and nobody else has ended it.
+
+    While the file cannot be read nobody can tell, and the attempt goes on; once it is gone, so is the trial.
+    """
+    try:
+        known = _attempts(_lines(folder))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    if not known:
+        return False
+    last = known[-1]
+    ours = (last.number, last.pid, last.host) == (number, os.getpid(), socket.gethostname())
+    return ours and last.status is None
+
+
 def read(folder: Path) -> list[Attempt]:
     """The attempts of a trial in order; none if it never started. Torn or foreign lines are left out."""
+    try:
+        return _attempts(_lines(folder))
+    except OSError:
+        return []
+
+
+def _attempts(lines: Iterable[dict[str, Any]]) -> list[Attempt]:
     attempts: dict[int, Attempt] = {}
-    for line in _lines(folder):
+    for line in lines:
         number = line.get("attempt")
         if not isinstance(number, int):
             continue
@@ -75,6 +118,7 @@ def read(folder: Path) -> list[Attempt]:
                 started_at=str(line.get("at", "")),
                 host=str(line.get("host", "")),
                 pid=line.get("pid"),
+                node=line.get("node"),
                 code_rev=line.get("code_rev"),
             )
         elif line.get("event") == "end" and number in attempts:
@@ -107,12 +151,8 @@ def _append(folder: Path, event: dict[str, Any]) -> None:
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
-    try:
-        text = (folder / FILE).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
     lines = []
-    for line in text.splitlines():
+    for line in (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             value = json.loads(line)
         except ValueError:

@@ -6,6 +6,8 @@ same code runs trials under Ray and without it, so both give the same bits.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import faulthandler
 import importlib
 import multiprocessing
@@ -15,19 +17,27 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from orchestrator.attempts import Status
+from orchestrator import fence, space
+from orchestrator.attempts import Outcome
+from orchestrator.trial_files import CorruptFile, read_result
+from orchestrator.watch import Watch, kernel_oom_kills
 
 OUTPUT = "output.log"
 """What the trial's process printed, and where it was when it died."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 LINGER_S = 10.0
 """Seconds that a child is given to leave once its trial is over."""
+FENCE_S = 60.0
+"""Seconds that a child waits for an earlier process of its trial, which its worker ends within seconds."""
+PR_SET_PDEATHSIG = 1
 Row = dict[str, Any]
 
 
@@ -64,6 +74,8 @@ class Job:
     folder: str
     cpus: int
     gpus: float
+    memory_gib: float | None
+    time_limit_s: float | None
     attempts_allowed: int
     """Attempts in this launch: one, and the failures that are forgiven."""
     attempts_before: int
@@ -72,28 +84,25 @@ class Job:
     objective: Objective = field(default_factory=Objective)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one attempt ended."""
+def run_in_child(
+    job: Job, on_row: Callable[[Row], None], wanted: Callable[[], bool] = lambda: True
+) -> Outcome:
+    """Run the trial in a fresh process, hand its metric rows to `on_row`, and say how it ended.
 
-    status: Status
-    reason: str | None = None
-    retry: bool = False
-    """Whether trying again could end otherwise."""
-
-
-def run_in_child(job: Job, on_row: Callable[[Row], None]) -> Outcome:
-    """Run the trial in a fresh process, hand its metric rows to `on_row`, and say how it ended."""
+    The process is ended where it passes its limits, or where the attempt is no longer `wanted`.
+    """
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
+    oom_kills = kernel_oom_kills()
     with _clean_start(job):
         context.set_forkserver_preload(list(job.objective.preload))
         process = context.Process(target=_child, args=(job, sender), name=job.trial_id)
         process.start()
     sender.close()  # the child's copy is now the only one, so its death is the end of the pipe
+    watch = Watch(time_limit_s=job.time_limit_s, memory_gib=job.memory_gib, wanted=wanted)
     outcome = None
     try:
-        for message in _messages(receiver, process.sentinel):
+        for message in _messages(receiver, process, watch):
             if isinstance(message, Outcome):
                 outcome = message
             else:
@@ -102,9 +111,9 @@ def run_in_child(job: Job, on_row: Callable[[Row], None]) -> Outcome:
     finally:
         if process.is_alive():
             process.kill()
-            process.join()
+            process.join(timeout=LINGER_S)  # one that the kernel cannot end still holds its folder's lock
         receiver.close()
-    return outcome or _death(process.exitcode)
+    return outcome or _death(process.exitcode, kernel_oom_kills() > oom_kills)
 
 
 def resolve(path: str) -> Callable[..., Any]:
@@ -114,29 +123,35 @@ def resolve(path: str) -> Callable[..., Any]:
     return function
 
 
-def _messages(receiver: Connection, sentinel: int) -> Iterator[Any]:
-    """What the child sends until it ends. It is over with the child, even if a grandchild holds the pipe."""
+def _messages(receiver: Connection, process: BaseProcess, watch: Watch) -> Iterator[Any]:
+    """What the child sends until it ends, or how the watch ends it; a grandchild may hold the pipe longer."""
+    assert process.pid is not None
     while True:
-        ready = wait([receiver, sentinel])
+        ready = wait([receiver, process.sentinel], timeout=watch.every_s)
         if receiver in ready:
             try:
                 yield receiver.recv()
             except EOFError:
                 return
-        elif sentinel in ready:
+        elif process.sentinel in ready:
+            return
+        if (verdict := watch.verdict(process.pid)) is not None:
+            process.kill()
+            yield verdict
             return
 
 
-def _death(exitcode: int | None) -> Outcome:
+def _death(exitcode: int | None, kernel_out_of_memory: bool) -> Outcome:
     """The outcome of a child that ended without saying so."""
     code = exitcode if exitcode is not None else 0
     if code >= 0:
         return Outcome(
             "crashed", f"its process ended with exit code {code} before the trial was over", retry=True
         )
+    if -code == signal.SIGKILL and kernel_out_of_memory:
+        return Outcome("oom", "the kernel ended its process: memory had run out", retry=True)
     name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
-    hint = ": often the system's memory had run out" if -code == signal.SIGKILL else ""
-    return Outcome("crashed", f"its process was killed by {name}{hint}", retry=True)
+    return Outcome("crashed", f"its process was killed by {name}", retry=True)
 
 
 @contextmanager
@@ -168,27 +183,44 @@ def _clean_start(job: Job) -> Iterator[None]:
 def _child(job: Job, sender: Connection) -> None:
     """The child's main function: run the trial, report its rows, say how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    _end_with_forkserver()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    output = os.open(os.path.join(job.folder, OUTPUT), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    _be_first_to_go()
+    try:
+        os.chdir(job.folder)
+        outcome = _run_alone(job, lambda row: sender.send(_plain(row)))
+    except BaseException as error:
+        with suppress(OSError):  # on a full storage not even this
+            traceback.print_exc()
+        outcome = _explain(error)
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    sender.send(outcome)
+    sender.close()
+
+
+def _run_alone(job: Job, report: Callable[[Row], None]) -> Outcome:
+    """Run the trial once no other process writes into its folder; what it prints goes into its output.log."""
+    lock = fence.hold(Path(OUTPUT), FENCE_S)
+    if lock is None:
+        return Outcome(
+            "crashed", f"an earlier process of the trial still held its folder after {FENCE_S:g} s", True
+        )
+    output = os.open(OUTPUT, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     faulthandler.enable()
-    os.chdir(job.folder)
-    try:
-        outcome = _run(job, lambda row: sender.send(_plain(row)))
-    except BaseException as error:
-        traceback.print_exc()
-        outcome = _explain(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sender.send(outcome)
-    sender.close()
+    return _run(job, report)
 
 
 def _run(job: Job, report: Callable[[Row], None]) -> Outcome:
     from trainables.config import DistillConfig
     from trainables.trial_folder import TrialFolder
 
+    with suppress(CorruptFile):
+        if (done := read_result(Path(job.folder), job.config_hash)) is not None:
+            return Outcome(done["status"], done.get("failure_reason"))  # by who held the folder until now
     config = DistillConfig.from_dict(job.config)
     distill = resolve(job.objective.distill)
     result = distill(config, report, resume_from=TrialFolder(job.folder).newest_checkpoint())
@@ -202,8 +234,33 @@ def _explain(error: BaseException) -> Outcome:
     text = " ".join(str(error).split())[:500]
     last = traceback.extract_tb(error.__traceback__)[-1]
     reason = f"{type(error).__name__}: {text} ({os.path.basename(last.filename)}:{last.lineno})"
-    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return Outcome("oom" if memory else "crashed", reason, retry=not isinstance(error, InputError))
+    if space.is_full(error):
+        needed = getattr(error, "needed", space.FLOOR)
+        return Outcome("crashed", f"the storage is full: {reason}", retry=True, needs_bytes=needed)
+    if _is_memory(error):
+        return Outcome("oom", reason, retry=True)
+    return Outcome("crashed", reason, retry=not isinstance(error, InputError))
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Python's, CUDA's, the kernel's and torch's ways of saying that memory has run out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _be_first_to_go() -> None:
+    """Where memory runs out let the kernel end the trial, not the worker or the driver around it."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def _end_with_forkserver() -> None:
+    """Have the kernel end this process with its forkserver, and so with its worker, even where it hangs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _end_with_parent() -> None:

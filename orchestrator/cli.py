@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
 import io
@@ -60,7 +61,9 @@ def run(
         _print_interruption(summary, console)
         return summary.exit_code
     _print_unfinished(summary, console)
-    if summary.counts["completed"]:
+    if summary.lack:
+        console.print(summary.lack, markup=False, highlight=False, soft_wrap=True)
+    elif summary.counts["completed"]:
         _print_report(_report(str(summary.folder)), console)
     return summary.exit_code
 
@@ -182,6 +185,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"kvtune: error: {error}: make room, then run the same command again.", file=sys.stderr)
+        return BAD_INPUT
     except ValueError as error:
         if not isinstance(error, InputError) and type(error).__name__ != "ResultsError":
             raise

@@ -83,8 +83,8 @@ def collect(folder: ResultsFolder) -> list[Trial]:
 
     A planned trial has its row whatever happened to it; a corrupt file makes a row that says so.
     """
-    plan = json.loads(folder.plan.read_text(encoding="utf-8"))
-    trials = [read_trial(folder.trials / cell["trial_id"], cell) for cell in plan["cells"]]
+    plan = _plan(folder)
+    trials = read_trials(folder)
     factors = _factor_names(plan, trials)
     records = [record for trial in trials for record in _run_records(trial, plan, factors)]
     _write(folder.runs, records, {**RUNS, **{f"factor.{name}": TEXT for name in factors}})
@@ -96,6 +96,16 @@ def collect(folder: ResultsFolder) -> list[Trial]:
     )
     _write(folder.items, items, ITEMS)
     return trials
+
+
+def read_trials(folder: ResultsFolder) -> list[Trial]:
+    """Every planned trial by its own files."""
+    return [read_trial(folder.trials / cell["trial_id"], cell) for cell in _plan(folder)["cells"]]
+
+
+def _plan(folder: ResultsFolder) -> dict[str, Any]:
+    plan: dict[str, Any] = json.loads(folder.plan.read_text(encoding="utf-8"))
+    return plan
 
 
 def read_trial(path: Path, cell: Mapping[str, Any]) -> Trial:
@@ -207,8 +217,12 @@ def _write(path: Path, records: Iterable[Record], columns: Mapping[str, pa.DataT
             lists[name].append(_fitting(record.get(name), kind))
     table = pa.table({name: pa.array(lists[name], type=kind) for name, kind in columns.items()})
     part = path.with_name(path.name + ".part")
-    pq.write_table(table, part)
-    os.replace(part, path)
+    try:
+        pq.write_table(table, part)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _fitting(value: Any, kind: pa.DataType) -> Any:

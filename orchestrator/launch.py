@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +16,10 @@ from typing import Any
 from rich.console import Console
 
 from analysis.records import ResultsFolder
-from orchestrator import attempts, changes, provenance
+from orchestrator import attempts, changes, closing, provenance
 from orchestrator.attempts import RESULTS
 from orchestrator.child import Job, Objective, resolve
-from orchestrator.collect import Trial, collect, read_trial
+from orchestrator.collect import Trial, collect, read_trial, read_trials
 from orchestrator.progress import Progress
 from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.trial import run_trial
@@ -44,6 +43,8 @@ class Summary:
     started: int
     """Trials that this launch had to run."""
     interrupted: bool = False
+    lack: str | None = None
+    """Why the tables could not be written; the trials' own records are as told here."""
 
     @property
     def counts(self) -> Counter[str]:
@@ -57,10 +58,10 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 when every planned trial has a result, diverged or not; 1 when some lack one; 130 on Ctrl-C."""
+        """0 when every planned trial has a result, diverged or not, and the tables stand; 130 on Ctrl-C."""
         if self.interrupted:
             return INTERRUPTED
-        return 1 if self.unfinished else 0
+        return 1 if self.unfinished or self.lack else 0
 
 
 def run(
@@ -96,13 +97,14 @@ def run(
         _tell_what_runs(missing, plan, address, console)
         _prepare(missing, objective, console)
         with _backend(address, spec.resources, bool(missing), console) as run_jobs:
-            _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
-            provenance.write(folder.provenance, launch)
-            jobs = _jobs(missing, plan, folder, objective, launch["code_rev"])
-            interrupted = _run_jobs(run_jobs, jobs, plan, folder, console)
-        trials = collect(folder)
-        provenance.write(folder.provenance, {**launch, "finished_at": attempts.now()})
-    return Summary(folder=folder.path, trials=trials, started=len(jobs), interrupted=interrupted)
+            with _writable(folder):
+                _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
+                provenance.write(folder.provenance, launch)
+                jobs = _jobs(missing, plan, folder, objective, launch["code_rev"])
+            with closing.noting_signals() as ended:
+                _run_jobs(run_jobs, jobs, plan, folder, console, ended)
+                trials, lack = _close(jobs, folder, launch, interrupted=bool(ended))
+    return Summary(folder=folder.path, trials=trials, started=len(jobs), interrupted=bool(ended), lack=lack)
 
 
 def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
@@ -113,11 +115,12 @@ def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
 
 
 def _check_address(address: str, resources: Resources) -> None:
-    """Refuse an address where nobody answers, and here a trial that needs more CPUs than there are."""
+    """Refuse an address where nobody answers, and here a trial that needs more than there is."""
     if address not in (SERIAL, LOCAL, "auto") and ":" not in address:
         raise unknown("--address", address, (SERIAL, LOCAL, "auto", "HOST:PORT"))
     knock(address)
-    here = {"CPU": float(os.cpu_count() or 1), "GPU": float("inf")}
+    memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    here = {"CPU": float(os.cpu_count() or 1), "GPU": float("inf"), "memory": memory}
     if address in (SERIAL, LOCAL) and (lack := lacking(resources, [here])):
         raise InputError(lack)
 
@@ -199,6 +202,8 @@ def _jobs(
                 folder=str(place),
                 cpus=resources.cpus,
                 gpus=resources.gpus,
+                memory_gib=resources.memory_gib,
+                time_limit_s=resources.time_limit_s,
                 attempts_allowed=1 + resources.max_failures,
                 attempts_before=len(attempts.read(place)),
                 code_rev=code_rev,
@@ -217,29 +222,38 @@ def _set_aside(place: Path) -> None:
 
 
 def _run_jobs(
-    run_jobs: Runner, jobs: Sequence[Job], plan: Plan, folder: ResultsFolder, console: Console
-) -> bool:
-    """Run the jobs and close their records; True if the user ended the run first."""
+    run_jobs: Runner,
+    jobs: Sequence[Job],
+    plan: Plan,
+    folder: ResultsFolder,
+    console: Console,
+    ended: list[int],
+) -> None:
+    """Run the jobs until they are over or the user ends the run, which `ended` then tells."""
     if not jobs:
-        return False
-    ended: list[str] = []
-    with _noting_signals(ended), Progress(folder.trials, plan.to_dict()["cells"], console):
+        return
+    with Progress(folder.trials, plan.to_dict()["cells"], console):
         try:
-            run_jobs(jobs, folder.path / ".tune")
+            run_jobs(jobs)
         except KeyboardInterrupt:
-            ended.append(attempts.now())
-    for job in jobs:
-        _close(Path(job.folder), ended[0] if ended else None)
-    return bool(ended)
+            if not ended:
+                ended.append(signal.SIGINT)
 
 
-def _close(folder: Path, ended: str | None) -> None:
-    """Give every attempt an end. What died once the user had ended the run was cancelled."""
-    for attempt in attempts.read(folder):
-        if ended and (attempt.status is None or (attempt.status == "crashed" and attempt.ended_after(ended))):
-            attempts.end(folder, attempt.number, "cancelled", "the run was ended")
-        elif attempt.status is None:
-            attempts.end(folder, attempt.number, "crashed", attempts.NO_WORD)
+def _close(
+    jobs: Sequence[Job], folder: ResultsFolder, launch: dict[str, Any], *, interrupted: bool
+) -> tuple[list[Trial], str | None]:
+    """The trials by their closed records, and why the tables could not be written, if they could not."""
+    try:
+        closing.close(jobs, interrupted=interrupted)
+        trials = collect(folder)
+        provenance.write(folder.provenance, {**launch, "finished_at": attempts.now()})
+    except OSError as error:
+        lack = (
+            f"the tables in {folder.path} could not be written ({error}): make room there, then run it again."
+        )
+        return read_trials(folder), lack
+    return trials, None
 
 
 @contextmanager
@@ -252,40 +266,29 @@ def _backend(address: str, resources: Resources, needed: bool, console: Console)
         yield run_on_ray
 
 
-def _run_serially(jobs: Sequence[Job], scratch: Path) -> None:
+def _run_serially(jobs: Sequence[Job]) -> None:
     for job in jobs:
         run_trial(job, lambda row: None)
 
 
 @contextmanager
-def _noting_signals(ended: list[str]) -> Iterator[None]:
-    """End as cleanly on SIGTERM, which schedulers send, as on Ctrl-C; note when. Ray sets its own first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        ended.append(attempts.now())
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+def _writable(folder: ResultsFolder) -> Iterator[None]:
+    """Refuse a storage that cannot be written, before anything is started."""
     try:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except OSError as error:
+        raise InputError(
+            f"--storage: {folder.path} cannot be written ({error.strerror or error}): make room there, "
+            "or choose another."
+        ) from None
 
 
 @contextmanager
 def _locked(folder: ResultsFolder) -> Iterator[None]:
     """Make the folder and keep a second `kvtune run` out of it."""
-    try:
+    with _writable(folder):
         folder.path.mkdir(parents=True, exist_ok=True)
         file = (folder.path / ".lock").open("w")
-    except OSError as error:
-        raise InputError(
-            f"--storage: {folder.path} cannot be written ({error.strerror}): choose another."
-        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -38,8 +38,15 @@ class Resources(_Section):
     """Logical CPUs, and so threads of torch."""
     gpus: float = Field(default=0, ge=0, le=64)
     """GPUs; a fraction shares one between trials."""
+    memory_gib: float | None = Field(default=None, gt=0, le=65536)
+    """Main memory that Ray sets aside for a trial, and beyond which its process is ended as oom."""
+    time_limit_s: float | None = Field(default=None, gt=0, le=31_536_000)
+    """Seconds that one attempt may take before it is ended as timeout; a trial that hangs is not told from a
+    slow one, so choose it well above the slowest."""
     max_failures: int = Field(default=2, ge=0, le=100)
-    """Further attempts after a crash. A diverged trial is a result, and never tried again."""
+    """Further attempts after a crash, a timeout, or memory that ran out, each from the newest checkpoint. A
+    diverged trial is a result and never tried again; one beyond its own memory_gib only by another launch. A
+    node that Ray calls preempted costs none of them."""
 
 
 class Analysis(_Section):

@@ -7,31 +7,58 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import attempts
-from orchestrator.child import Job, Outcome, Row, run_in_child
+from orchestrator import attempts, space
+from orchestrator.attempts import RESULTS, Outcome
+from orchestrator.child import Job, Row, run_in_child
 from orchestrator.trial_files import CorruptFile, read_result
+from orchestrator.watch import SUPERSEDED
 
 REPORT_EVERY_S = 0.5
 """Seconds between two reports to Tune, which costs milliseconds each; the trial's own file has every row."""
 
 
-def run_trial(job: Job, on_row: Callable[[Row], None]) -> Outcome:
+def run_trial(job: Job, on_row: Callable[[Row], None], node: str | None = None) -> Outcome:
     """Run a trial until it has a result or its attempts are used up; every attempt goes into attempts.jsonl.
 
     The count of attempts is read from that file, so that it holds when Ray moves the trial to another worker.
-    Diverging is a result. A trial that has a result is not run again.
+    Diverging is a result. A trial that has a result is not run again. On a full storage it waits for room.
     """
+    outcome, needed, unwritten = _recorded(job), space.FLOOR, 0
+    while outcome.retry and _used(job) + unwritten < job.attempts_allowed:
+        if (lack := space.wait_for(Path(job.folder), needed)) is not None:
+            return Outcome("crashed", lack, retry=True)
+        try:
+            outcome = _attempt(job, on_row, node)
+        except OSError as error:
+            outcome = Outcome("crashed", f"its record could not be written: {error}", retry=True)
+            unwritten += 1
+        needed = max(space.FLOOR, outcome.needs_bytes)
+    return outcome
+
+
+def _used(job: Job) -> int:
+    """Attempts of this launch that count as failures, or that go on elsewhere."""
+    return sum(attempt.counts for attempt in attempts.read(Path(job.folder))[job.attempts_before :])
+
+
+def _attempt(job: Job, on_row: Callable[[Row], None], node: str | None) -> Outcome:
+    """One attempt, its start and end on record; a result on record counts whatever its writer died of."""
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    outcome = _recorded(job)
-    used = len(attempts.read(folder)) - job.attempts_before
-    while outcome.retry and used < job.attempts_allowed:
-        number = attempts.start(folder, job.code_rev)
-        outcome = run_in_child(job, on_row)
-        if outcome.status in attempts.RESULTS:
-            outcome = _recorded(job)
-        attempts.end(folder, number, outcome.status, outcome.reason)
-        used += 1
+    number = attempts.start(folder, job.code_rev, node)
+
+    def current() -> bool:
+        return attempts.is_current(folder, number)
+
+    outcome = run_in_child(job, on_row, current)
+    recorded = _recorded(job)
+    if recorded.status in RESULTS or outcome.status in RESULTS:
+        outcome = recorded
+    elif not current():
+        return Outcome("crashed", SUPERSEDED)  # whoever ended this attempt has recorded it
+    if outcome.needs_bytes:
+        space.wait_for(folder, space.FLOOR)
+    attempts.end(folder, number, outcome.status, outcome.reason)
     return outcome
 
 
@@ -41,7 +68,7 @@ def run_cell(config: Mapping[str, Any], jobs: Mapping[tuple[str, int], Job]) -> 
     It returns normally even if the trial failed, so that the warm worker lives on: attempts are counted
     here, and what became of a trial is read from its own folder.
     """
-    from ray import tune
+    from ray import get_runtime_context, tune
 
     job = jobs[config["arm"], config["seed"]]
     latest: dict[str, Any] = {"alignment_mode": job.config["alignment_mode"]}
@@ -55,7 +82,7 @@ def run_cell(config: Mapping[str, Any], jobs: Mapping[tuple[str, int], Job]) -> 
             reported = time.monotonic()
             tune.report(dict(latest))
 
-    outcome = run_trial(job, relay)
+    outcome = run_trial(job, relay, get_runtime_context().get_node_id())
     tune.report({**latest, "status": outcome.status})
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
-import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,13 @@ from typing import Any
 from orchestrator.child import Job
 from orchestrator.spec import Resources
 from orchestrator.trial import run_cell
+from orchestrator.watch import GIB
 from trainables.config import InputError
 
 LOCAL = "local"
+LOST_WORKERS = 20
+"""Lost workers that Tune allows a trial beyond the attempts that it has: which of them count, attempts.jsonl
+tells, and a preempted node costs none."""
 KNOCK_S = 5.0
 """Seconds that a cluster is given to answer."""
 ENVIRONMENT = {
@@ -32,7 +37,7 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 """Set before Ray is imported: token authentication, quiet, and Ctrl-C is ours to handle."""
-Runner = Callable[[Sequence[Job], Path], None]
+Runner = Callable[[Sequence[Job]], None]
 
 
 @contextmanager
@@ -68,17 +73,26 @@ def import_quietly() -> None:
 
 def lacking(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> str | None:
     """Why no single node can hold a trial, naming the resource and what there is; None if one can."""
-    wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
+    gib = resources.memory_gib or 0
+    wanted = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": gib * GIB}
     if any(all(node.get(kind, 0) >= amount for kind, amount in wanted.items()) for node in nodes):
         return None
-    for kind, field in (("CPU", "cpus"), ("GPU", "gpus")):
+    for kind, field, name, unit in (
+        ("CPU", "cpus", "CPUs", 1),
+        ("GPU", "gpus", "GPUs", 1),
+        ("memory", "memory_gib", "GiB of memory", GIB),
+    ):
         most = max((node.get(kind, 0) for node in nodes), default=0)
         if wanted[kind] > most:
+            needed, there = f"{wanted[kind] / unit:g}", f"{math.floor(100 * most / unit) / 100:g}"
             return (
-                f"resources.{field}: a trial needs {wanted[kind]:g} {kind}s, the largest node has {most:g}: "
-                f"lower it with --set resources.{field}={most:g}, or use a larger machine."
+                f"resources.{field}: a trial needs {needed} {name}, the largest node has {there}: "
+                f"lower it with --set resources.{field}={there}, or use a larger machine."
             )
-    return f"resources: no single node has {resources.cpus} CPUs together with {resources.gpus:g} GPUs."
+    memory = f" and {gib:g} GiB of memory" if gib else ""
+    return (
+        f"resources: no single node has {resources.cpus} CPUs together with {resources.gpus:g} GPUs{memory}."
+    )
 
 
 def param_space(jobs: Sequence[Job]) -> dict[str, Any]:
@@ -104,16 +118,18 @@ def param_space(jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def _run(jobs: Sequence[Job], scratch: Path) -> None:
-    """Run the jobs under one Tuner with a name of its own; its files in `scratch` go when it ends."""
+def _run(jobs: Sequence[Job]) -> None:
+    """Run the jobs under one Tuner; its files, which are no record, go into a folder of this machine."""
     import ray
     from ray import tune
 
-    first = jobs[0]
+    from orchestrator.losses import Losses
+
+    first, scratch = jobs[0], tempfile.TemporaryDirectory(prefix="kvtune-", ignore_cleanup_errors=True)
     by_cell = {(job.arm, job.seed): job for job in jobs}
     trainable = tune.with_parameters(run_cell, jobs=by_cell)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": first.cpus, "gpu": first.gpus}),
+        tune.with_resources(trainable, _per_trial(first)),
         param_space=param_space(jobs),
         tune_config=tune.TuneConfig(
             reuse_actors=True,
@@ -122,9 +138,10 @@ def _run(jobs: Sequence[Job], scratch: Path) -> None:
         ),
         run_config=tune.RunConfig(
             name=f"launch-{secrets.token_hex(4)}",
-            storage_path=str(scratch),
+            storage_path=scratch.name,
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=first.attempts_allowed - 1),
+            callbacks=[Losses({cell: job.folder for cell, job in by_cell.items()})],
+            failure_config=tune.FailureConfig(max_failures=first.attempts_allowed + LOST_WORKERS),
         ),
     )
     try:
@@ -133,7 +150,12 @@ def _run(jobs: Sequence[Job], scratch: Path) -> None:
         ray.shutdown()  # which ends every trial, so that none writes on while its record is closed
         raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.cleanup()
+
+
+def _per_trial(job: Job) -> dict[str, float]:
+    memory = {"memory": int(job.memory_gib * GIB)} if job.memory_gib else {}
+    return {"cpu": job.cpus, "gpu": job.gpus, **memory}
 
 
 def knock(address: str) -> None:

@@ -6,8 +6,6 @@ No random state is kept: every stream follows from (seed, name, step), so the st
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +15,10 @@ from torch import Tensor
 
 from trainables.config import InputError
 from trainables.step import Distillation
-from trainables.trial_folder import TrialFolder, is_intact, write_manifest
+from trainables.trial_folder import TrialFolder, is_intact
+
+OVERHEAD = 2**17
+"""Bytes of a checkpoint beside its tensors, at most: names, progress, manifest, blocks not filled."""
 
 
 @dataclass
@@ -38,16 +39,13 @@ def save(
     folder: TrialFolder, distillation: Distillation, optimizer: torch.optim.Optimizer, progress: Progress
 ) -> Path:
     """Write checkpoint-STEP: complete in a folder beside it first, then renamed into place."""
-    target = folder.checkpoint(progress.step)
-    made = Path(tempfile.mkdtemp(prefix=".checkpoint-", dir=folder.path))
-    save_file(_tensors(distillation), made / "weights.safetensors")
-    save_file(_optimizer_tensors(optimizer), made / "optimizer.safetensors")
-    (made / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
-    write_manifest(made)
-    if target.exists():
-        shutil.rmtree(target)
-    made.rename(target)
-    return target
+    weights, state = _tensors(distillation), _optimizer_tensors(optimizer)
+    size = sum(tensor.nbytes for tensor in (*weights.values(), *state.values()))
+    with folder.new_checkpoint(progress.step, size + OVERHEAD) as made:
+        save_file(weights, made / "weights.safetensors")
+        save_file(state, made / "optimizer.safetensors")
+        (made / "progress.json").write_text(json.dumps(asdict(progress), indent=2) + "\n")
+    return folder.checkpoint(progress.step)
 
 
 def load(

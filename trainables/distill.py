@@ -80,6 +80,7 @@ class _Run:
             log.info("resumed from %s at step %d of %d", resume_from, self.progress.step, self.planned_steps)
         self.resumed_from = self.progress.step if resume_from else None
         self.folder.cut_metrics(self.progress.step, self.planned_steps)
+        self.folder.drop_checkpoints_after(self.progress.step)
         self.clock = time.perf_counter()
         diverged_at = self._train()
         final = {} if diverged_at else self._evaluate_once_more()

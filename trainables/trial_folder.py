@@ -7,18 +7,31 @@ elsewhere.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from trainables.config import DistillConfig, InputError, meaning
 
 MANIFEST = "manifest.json"
+UNFINISHED = ".checkpoint-"
+
+
+class StorageFull(OSError):
+    """The storage has no room for what a trial must write next."""
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(errno.ENOSPC, message)
+        self.needed = needed
+        """Bytes that must be free before it is worth trying again."""
 
 
 class TrialFolder:
@@ -36,6 +49,7 @@ class TrialFolder:
         """Make the folder this config's, or raise InputError where it holds another trial."""
         self.check(config)
         self.path.mkdir(parents=True, exist_ok=True)
+        self.sweep()
         write_text(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
 
     def check(self, config: DistillConfig) -> None:
@@ -50,6 +64,38 @@ class TrialFolder:
                     "choose another folder, or delete this one."
                 )
 
+    def sweep(self) -> None:
+        """Delete what a killed process left half written."""
+        for path in self.path.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(path)
+        for path in self.path.glob("*.part"):
+            path.unlink()
+
+    @contextmanager
+    def new_checkpoint(self, step: int, size: int) -> Iterator[Path]:
+        """A folder to write a checkpoint of about `size` bytes into; sealed and in its place afterwards.
+
+        Whatever goes wrong, an earlier checkpoint stays as it is and nothing half written is left. Raises
+        StorageFull where it would not fit.
+        """
+        free = shutil.disk_usage(self.path).free
+        if free < size:
+            raise StorageFull(
+                f"checkpoint-{step} needs {size:,} bytes, {free:,} are free in {self.path}", size
+            )
+        made = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self.path))
+        target = self.checkpoint(step)
+        try:
+            yield made
+            write_manifest(made)
+            if target.exists():
+                shutil.rmtree(target)
+            made.rename(target)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+        _sync(self.path)
+
     def checkpoint(self, step: int) -> Path:
         return self.path / f"checkpoint-{step}"
 
@@ -61,6 +107,12 @@ class TrialFolder:
     def newest_checkpoint(self) -> str | None:
         """The newest checkpoint whose every file is as it was written; torn or damaged ones do not count."""
         return next((str(path) for path in self.checkpoints() if is_intact(path)), None)
+
+    def drop_checkpoints_after(self, step: int) -> None:
+        """Drop what a trial resumed at `step` writes again; damaged ones would take an intact one's place."""
+        for path in self.checkpoints():
+            if int(path.name.removeprefix("checkpoint-")) > step:
+                shutil.rmtree(path)
 
     def keep_checkpoints(self, limit: int) -> None:
         for path in self.checkpoints()[limit:]:
@@ -111,26 +163,42 @@ class TrialFolder:
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, on the disk when this returns."""
     part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)  # where storage is full its bytes are wanted elsewhere
+        raise
+    _sync(path.parent)
 
 
 def write_manifest(folder: Path) -> None:
-    """Seal a checkpoint: the SHA-256 of every file in it."""
-    sums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
-    write_text(folder / MANIFEST, json.dumps(sums, indent=2) + "\n")
+    """Seal a checkpoint: the SHA-256 of every file in it, each of them on the disk."""
+    paths = sorted(folder.iterdir())
+    for path in paths:
+        _sync(path)
+    write_text(folder / MANIFEST, json.dumps({path.name: sha256_of(path) for path in paths}, indent=2) + "\n")
 
 
 def is_intact(folder: Path) -> bool:
     """Whether a checkpoint was written to the end and no byte has changed since."""
     try:
         sums = json.loads((folder / MANIFEST).read_text())
-        return all(sha256_of(folder / name) == digest for name, digest in sums.items())
+        return bool(sums) and all(sha256_of(folder / name) == digest for name, digest in sums.items())
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def _sync(path: Path) -> None:
+    """See a file's bytes, or a folder's names, on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def sha256_of(path: Path) -> str:

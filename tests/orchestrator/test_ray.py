@@ -13,7 +13,7 @@ from orchestrator.child import Objective
 from orchestrator.launch import Summary, run
 from orchestrator.spec import Resources, spec_from
 from orchestrator.trial_files import read_rows
-from orchestrator.tuning import lacking, param_space
+from orchestrator.tuning import GIB, lacking, param_space
 from tests.fakes import FAKE, experiment
 from tests.orchestrator.test_run import arms, pids, table
 
@@ -149,15 +149,19 @@ def test_a_full_grid_is_searched_arm_first_and_holes_are_listed(place: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "said"),
+    ("cpus", "gpus", "memory", "said"),
     [
-        (1, 0, None),
-        (2, 0.5, None),
-        (3, 0, "CPUs, the largest node has 2"),
-        (1, 2, "GPUs, the largest node has 1"),
+        (1, 0, None, None),
+        (2, 0.5, 3.5, None),
+        (3, 0, None, "CPUs, the largest node has 2"),
+        (1, 2, None, "GPUs, the largest node has 1"),
+        (1, 0, 8.5, "resources.memory_gib: a trial needs 8.5 GiB of memory, the largest node has 7.99"),
+        (1, 1, 5.0, "no single node has 1 CPUs together with 1 GPUs and 5 GiB of memory"),
     ],
 )
-def test_a_trial_must_fit_on_one_node(cpus: int, gpus: float, said: str | None) -> None:
-    lack = lacking(Resources(cpus=cpus, gpus=gpus), [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0}])
+def test_a_trial_must_fit_on_one_node(cpus: int, gpus: float, memory: float | None, said: str | None) -> None:
+    nodes = [{"CPU": 2.0, "GPU": 1.0, "memory": 4 * GIB}, {"CPU": 2.0, "memory": 7.999 * GIB}]
+
+    lack = lacking(Resources(cpus=cpus, gpus=gpus, memory_gib=memory), nodes)
 
     assert (lack is None) if said is None else (lack is not None and said in lack)

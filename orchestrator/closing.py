@@ -1,0 +1,70 @@
+"""The end of a launch, however it comes: signals noted, every attempt closed, nobody left who writes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator import attempts, fence
+from orchestrator.child import OUTPUT, Job
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, what schedulers send, and a closed terminal."""
+INSISTED = 3
+LEAVE_S = 15.0
+"""Seconds that the processes of an ended run are given to leave, all together."""
+
+
+@contextmanager
+def noting_signals() -> Iterator[list[int]]:
+    """End as cleanly on a scheduler's SIGTERM as on Ctrl-C: the first is a KeyboardInterrupt, and noted.
+
+    The second changes nothing, so that the records are closed; the third ends that, too. Ray sets its own
+    handlers first. What the user has the process ignore (nohup) stays ignored.
+    """
+    ended: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield ended
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        ended.append(number)
+        if len(ended) in (1, INSISTED):
+            raise KeyboardInterrupt
+
+    heard = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def close(jobs: Sequence[Job], *, interrupted: bool) -> None:
+    """Give every attempt an end, and wait until nobody writes into its folder.
+
+    What was under way when the user ended the run was cancelled, as was what their SIGTERM reached first. A
+    process that lives on, on a node that lost sight of us, is ended by its worker once it finds its attempt
+    ended.
+    """
+    folders = [Path(job.folder) for job in jobs]
+    still_open = [folder for folder in folders if _close(folder, interrupted)]
+    for folder in still_open:
+        fence.wait_until_free(folder / OUTPUT, LEAVE_S / len(still_open))
+
+
+def _close(folder: Path, interrupted: bool) -> bool:
+    """Whether the trial's last attempt had no end until now."""
+    if not (known := attempts.read(folder)):
+        return False
+    last = known[-1]
+    terminated = last.status == "crashed" and signal.SIGTERM.name in (last.reason or "")
+    if interrupted and (last.status is None or terminated):
+        attempts.end(folder, last.number, "cancelled", "the run was ended")
+    elif last.status is None:
+        attempts.end(folder, last.number, "crashed", attempts.NO_WORD)
+    return last.status is None

@@ -1,0 +1,67 @@
+"""Workers and nodes that vanish: nobody there can write how the attempt ended, so the driver does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+
+from orchestrator import attempts
+from orchestrator.attempts import NO_WORD, Status
+
+PREEMPTED = "node was preempted"
+PRESSURE = ("memory pressure", "running low on memory", "OutOfMemory")
+"""Ray's words where a worker ended with its preempted node, or by Ray's memory monitor."""
+log = logging.getLogger(__name__)
+
+
+class Losses(Callback):
+    """Ends the attempt of a trial whose worker is gone before Tune starts the next, and so fences it off."""
+
+    def __init__(self, folders: Mapping[tuple[str, int], str]) -> None:
+        self.folders = dict(folders)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._note(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._note(trial)
+
+    def _note(self, trial: Any) -> None:
+        """Never raises: an error in a callback would end the whole run."""
+        try:
+            folder = Path(self.folders[trial.config["arm"], trial.config["seed"]])
+            known = attempts.read(folder)
+            if known and known[-1].status is None:
+                status, reason = _why(_error_of(trial), known[-1].node)
+                attempts.end(folder, known[-1].number, status, reason)
+        except Exception:
+            log.exception("how the attempt of %s ended could not be recorded", trial)
+
+
+def _error_of(trial: Any) -> str:
+    """Tune's words for the trial's last failure, which it has just written on this machine."""
+    try:
+        told = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):
+        return ""
+    return " ".join(told.rpartition("Failure # ")[2].split())
+
+
+def _why(said: str, node: str | None) -> tuple[Status, str]:
+    told = f": {said[:300]}" if said else ""
+    if PREEMPTED in said or (node is not None and node in _leaving()):
+        return "preempted", f"its node was taken away{told}"
+    if any(word in said for word in PRESSURE):
+        return "oom", f"Ray ended its worker, for memory was running out{told}"
+    return "crashed", f"{NO_WORD}{told}"
+
+
+def _leaving() -> set[str]:
+    """Nodes that Ray was told will go away. Of a lost node Ray may not yet know why when its trial fails."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
