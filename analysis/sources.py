@@ -120,7 +120,7 @@ def _tensorboard(path: Path) -> Iterator[Table]:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
         raise ResultsError(
-            "--from tensorboard needs a package that is not here: pip install 'kvtune[tensorboard]'."
+            "--from tensorboard needs a package that is not here: pip install tensorboard."
         ) from None
     files = [path] if path.is_file() else path.rglob("*tfevents*")
     for place in sorted({str(file) if path.is_file() else str(file.parent) for file in files}):

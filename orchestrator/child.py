@@ -27,6 +27,7 @@ from typing import Any
 
 from orchestrator import fence, space
 from orchestrator.attempts import Outcome
+from orchestrator.trackers import Tracker
 from orchestrator.trial_files import CorruptFile, read_result
 from orchestrator.watch import Watch, kernel_oom_kills
 
@@ -80,6 +81,9 @@ class Job:
     """Attempts in this launch: one, and the failures that are forgiven."""
     attempts_before: int
     """Attempts of earlier launches, which count for nothing here."""
+    experiment: str
+    """Its name: what trackers group trials by."""
+    trackers: tuple[Tracker, ...] = ()
     code_rev: str | None = None
     objective: Objective = field(default_factory=Objective)
 

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from analysis.records import ResultsFolder
-from orchestrator import attempts, changes, closing, provenance
+from orchestrator import attempts, changes, closing, provenance, trackers
 from orchestrator.attempts import RESULTS
 from orchestrator.child import Job, Objective, resolve
 from orchestrator.collect import Trial, collect, read_trial, read_trials
@@ -84,6 +84,7 @@ def run(
     objective, console = objective or Objective(), console or Console(stderr=True)
     launch = provenance.describe_launch(address=address, started_at=attempts.now())
     _check_address(address, spec.resources)
+    trackers.refuse_missing(spec.trackers)
     plan = make_plan(spec)
     folder = results_folder(storage, spec)
     known = changes.known_plan(folder, plan)
@@ -100,9 +101,11 @@ def run(
             with _writable(folder):
                 _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
                 provenance.write(folder.provenance, launch)
+                trackers.prepare(spec.trackers if missing else [], folder.path, spec.name)
                 jobs = _jobs(missing, plan, folder, objective, launch["code_rev"])
             with closing.noting_signals() as ended:
                 _run_jobs(run_jobs, jobs, plan, folder, console, ended)
+                _tell_complaints(jobs, console)
                 trials, lack = _close(jobs, folder, launch, interrupted=bool(ended))
     return Summary(folder=folder.path, trials=trials, started=len(jobs), interrupted=bool(ended), lack=lack)
 
@@ -206,6 +209,8 @@ def _jobs(
                 time_limit_s=resources.time_limit_s,
                 attempts_allowed=1 + resources.max_failures,
                 attempts_before=len(attempts.read(place)),
+                experiment=plan.spec.name,
+                trackers=tuple(plan.spec.trackers),
                 code_rev=code_rev,
                 objective=objective,
             )
@@ -238,6 +243,11 @@ def _run_jobs(
         except KeyboardInterrupt:
             if not ended:
                 ended.append(signal.SIGINT)
+
+
+def _tell_complaints(jobs: Sequence[Job], console: Console) -> None:
+    for line in trackers.complaints(Path(job.folder) for job in jobs if job.trackers):
+        changes.say(console, f"tracker left out of some trial: {line}")
 
 
 def _close(

@@ -23,6 +23,10 @@ PACKAGES = (
 NUMERICAL = ("kvtune", "torch", "transformers", "tokenizers", "numpy")
 """Packages that a trial's numbers follow from."""
 ROOMS = ("trainables", "orchestrator", "analysis")
+SECRET = re.compile(r"(?i)token|secret|passw|credential|api_?key|access_?key|private_?key")
+"""Names of environment variables whose values are nobody's business."""
+SHORTEST_SECRET = 8
+"""Characters; shorter values, such as RAY_AUTH_MODE's, would blacken ordinary words."""
 SOURCE = Path(__file__).resolve().parent.parent
 
 
@@ -49,8 +53,8 @@ def describe_launch(*, address: str, started_at: str) -> dict[str, Any]:
     return {
         "started_at": started_at,
         "finished_at": None,
-        "command": _without_secrets(shlex.join(sys.argv)),
-        "address": _without_secrets(address),
+        "command": without_secrets(shlex.join(sys.argv)),
+        "address": without_secrets(address),
         "code_rev": revision,
         "dirty": "-dirty-" in revision if revision else None,
         "python": platform.python_version(),
@@ -107,10 +111,14 @@ def write(path: Path, launch: dict[str, Any]) -> None:
     os.replace(part, path)
 
 
-def _without_secrets(text: str) -> str:
-    """Without the credentials of URLs: scheme://user:password@host and token-like query values."""
+def without_secrets(text: str) -> str:
+    """Without credentials: those in addresses, token-like values, and secrets that the environment holds."""
     text = re.sub(r"(\w+://)[^/@\s']+@", r"\1***@", text)
-    return re.sub(r"(?i)((?:token|key|secret|password)[\w-]*=)[^\s&']+", r"\1***", text)
+    text = re.sub(r"(?i)((?:token|key|secret|password)[\w-]*=)[^\s&']+", r"\1***", text)
+    for name, value in os.environ.items():
+        if SECRET.search(name) and len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return text
 
 
 def _version(package: str) -> str | None:

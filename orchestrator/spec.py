@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from orchestrator.trackers import TRACKERS, Tracker
 from orchestrator.yaml_text import parse
 from trainables.config import InputError, unknown
 
@@ -131,6 +132,16 @@ class ExperimentSpec(_Section):
     """The blocks of the paired comparison."""
     analysis: Analysis
     resources: Resources = Resources()
+    trackers: list[Tracker] = ["tensorboard"]
+    """Where curves are shown beside the report, for people: tensorboard, mlflow, wandb; [] for nowhere."""
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _known_trackers(cls, value: Any) -> Any:
+        for name in value if isinstance(value, list) else ():
+            if name not in TRACKERS:
+                raise unknown("tracker", str(name), TRACKERS)
+        return value
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator import attempts, space
 from orchestrator.attempts import RESULTS, Outcome
 from orchestrator.child import Job, Row, run_in_child
+from orchestrator.trackers import Tracking
 from orchestrator.trial_files import CorruptFile, read_result
 from orchestrator.watch import SUPERSEDED
 
@@ -50,15 +51,17 @@ def _attempt(job: Job, on_row: Callable[[Row], None], node: str | None) -> Outco
     def current() -> bool:
         return attempts.is_current(folder, number)
 
-    outcome = run_in_child(job, on_row, current)
-    recorded = _recorded(job)
-    if recorded.status in RESULTS or outcome.status in RESULTS:
-        outcome = recorded
-    elif not current():
-        return Outcome("crashed", SUPERSEDED)  # whoever ended this attempt has recorded it
-    if outcome.needs_bytes:
-        space.wait_for(folder, space.FLOOR)
-    attempts.end(folder, number, outcome.status, outcome.reason)
+    with Tracking(job, on_row) as tracking:
+        outcome = run_in_child(job, tracking.add, current)
+        recorded = _recorded(job)
+        if recorded.status in RESULTS or outcome.status in RESULTS:
+            outcome = recorded
+        elif not current():
+            return Outcome("crashed", SUPERSEDED)  # whoever ended this attempt has recorded it
+        if outcome.needs_bytes:
+            space.wait_for(folder, space.FLOOR)
+        attempts.end(folder, number, outcome.status, outcome.reason)
+        tracking.ended(outcome.status)
     return outcome
 
 
