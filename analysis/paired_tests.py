@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,9 @@ class Statistics:
     p_t: float | None = None
     interval: Interval | None = None
     interval_exact: Interval | None = None
+    interval_family: Interval | None = None
+    """At 1 - alpha / size of the family; the same as `interval` in a family of one."""
+    interval_family_exact: Interval | None = None
     scale: Literal["raw", "signed ranks"] = "raw"
     """signed ranks: some value is unbounded, so the exact test runs on ranks and the mean has no meaning."""
     lean: int = 0
@@ -39,7 +42,7 @@ def described(deltas: Floats) -> Statistics:
     """Mean, median and SD alone, for pairs that may not be tested."""
     if len(deltas) == 0 or not np.isfinite(deltas).all():
         return Statistics(scale="signed ranks" if len(deltas) else "raw")
-    unit = _power_of_two(deltas)
+    unit = power_of_two(deltas)
     scaled = deltas / unit
     return Statistics(
         difference=_finite(float(scaled.mean()) * unit),
@@ -48,7 +51,8 @@ def described(deltas: Floats) -> Statistics:
     )
 
 
-def tested(deltas: Floats, noise: float, alpha: float) -> Statistics:
+def tested(deltas: Floats, noise: float, alpha: float, family: int) -> Statistics:
+    """Both tests and both intervals; family: questions that share alpha, for intervals that hold at once."""
     plain = described(deltas)
     if len(deltas) == 0:
         return plain
@@ -56,29 +60,49 @@ def tested(deltas: Floats, noise: float, alpha: float) -> Statistics:
         ranks = signflip.signed_ranks(deltas)
         lean = int(np.sign(ranks.sum()))
         return Statistics(p_signflip=signflip.p_value(ranks), scale="signed ranks", lean=lean)
-    unit = _power_of_two(deltas)
+    unit = power_of_two(deltas)
     scaled = deltas / unit
     mean, n = float(scaled.mean()), len(deltas)
-    exact = signflip.interval(scaled, alpha)
-    p_t, interval = None, None
+    p_t = None
     if n > 1 and varies(deltas, noise):
-        error = float(scaled.std(ddof=1)) / math.sqrt(n)
-        reach = float(stats.t.isf(alpha / 2, n - 1)) * error
-        p_t = float(2 * stats.t.sf(abs(mean) / error, n - 1))
-        interval = _scaled((mean - reach, mean + reach), unit)
-    return Statistics(
-        difference=plain.difference,
-        median=plain.median,
-        sd=plain.sd,
+        p_t = float(2 * stats.t.sf(abs(mean) / (float(scaled.std(ddof=1)) / math.sqrt(n)), n - 1))
+    interval, exact = _intervals(deltas, noise, alpha)
+    wide, wide_exact = (interval, exact) if family == 1 else _intervals(deltas, noise, alpha / family)
+    return replace(
+        plain,
         p_signflip=signflip.p_value(scaled, noise / unit),
         p_t=p_t,
         interval=interval,
-        interval_exact=None if exact is None else _scaled(exact, unit),
+        interval_exact=exact,
+        interval_family=wide,
+        interval_family_exact=wide_exact,
         lean=int(np.sign(mean)),
     )
 
 
-def _power_of_two(deltas: Floats) -> float:
+def estimated(deltas: Floats, noise: float, alpha: float) -> Statistics:
+    """Estimates and intervals without a test, for a question that nobody named before the run."""
+    plain = described(deltas)
+    if plain.difference is None:
+        return plain
+    interval, exact = _intervals(deltas, noise, alpha)
+    return replace(plain, interval=interval, interval_exact=exact)
+
+
+def _intervals(deltas: Floats, noise: float, alpha: float) -> tuple[Interval | None, Interval | None]:
+    """The t interval, None where nothing varies, and the exact one, None where that is the whole line."""
+    unit = power_of_two(deltas)
+    scaled = deltas / unit
+    exact = signflip.interval(scaled, alpha)
+    n, interval = len(deltas), None
+    if n > 1 and varies(deltas, noise):
+        error = float(scaled.std(ddof=1)) / math.sqrt(n)
+        reach, mean = float(stats.t.isf(alpha / 2, n - 1)) * error, float(scaled.mean())
+        interval = _scaled((mean - reach, mean + reach), unit)
+    return interval, None if exact is None else _scaled(exact, unit)
+
+
+def power_of_two(deltas: Floats) -> float:
     """A unit that brings the deltas near 1 without rounding them, so that no square over- or underflows."""
     return math.ldexp(1.0, max(-1000, math.frexp(float(np.abs(deltas).max()))[1] - 1))
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 At = Literal["final", "last_k_mean", "auc"]
 Direction = Literal["min", "max"]
+Mode = Literal["ab", "aa"]
 
 
 class ResultsError(ValueError):
@@ -45,6 +46,10 @@ class Contrast:
     treatment: str
     baseline: str
 
+    @property
+    def mirrored(self) -> Contrast:
+        return Contrast(treatment=self.baseline, baseline=self.treatment)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Primary:
@@ -64,6 +69,29 @@ class Primary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Label:
+    """Where an arm of the table stands in the experiment file: its arm there, and its point in the grid."""
+
+    arm: str
+    point: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """A plan that ran in this folder before, with other seeds or arms."""
+
+    plan_hash: str
+    seeds: tuple[int, ...]
+    arms: Mapping[str, Mapping[str, Any]]
+    at: str
+    """When the next plan took over."""
+    looked: bool
+    """Whether a report of it was there by then; unknown counts as yes."""
+    looks: tuple[int, ...] | None
+    """The looks it declared; None where that was not kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """plan.json. A cell is one (arm, seed); everything downstream is built from the cells outwards."""
 
@@ -80,6 +108,19 @@ class Plan:
     alpha: float
     quantities: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Imported runs: metric -> its direction and unit; kvtune's own metrics are known anyway."""
+    mode: Mode
+    """aa: one configuration against itself, which must claim nothing."""
+    looks: tuple[int, ...]
+    """Numbers of seeds at which looking is declared; empty: once, at the end."""
+    grid: Mapping[str, tuple[Any, ...]]
+    """Axes crossed with the arms, and their values."""
+    labels: Mapping[str, Label]
+    history: tuple[Earlier, ...]
+    """Oldest first."""
+
+    def seed_offset(self, arm: str) -> int:
+        """What the arm's trials add to their block's seed; 0 but for an A/A over other seeds."""
+        return int(self.arms[arm].get("seed_offset") or 0)
 
 
 def read_plan(path: Path) -> Plan:
@@ -105,6 +146,10 @@ def read_plan(path: Path) -> Plan:
 
 def _parse(raw: Mapping[str, Any]) -> Plan:
     analysis = raw["analysis"]
+    mode: Any = analysis.get("mode") or "ab"
+    if mode not in get_args(Mode):
+        raise unknown("analysis.mode", str(mode), get_args(Mode))
+    labels = {arm: {"arm": arm, "point": {}} for arm in raw["arms"]} | (raw.get("labels") or {})
     return Plan(
         name=str(raw["name"]),
         plan_hash=str(raw["plan_hash"]),
@@ -121,6 +166,34 @@ def _parse(raw: Mapping[str, Any]) -> Plan:
         secondary=tuple(str(metric) for metric in analysis.get("secondary") or ()),
         alpha=float(analysis.get("alpha", 0.05)),
         quantities={str(name): dict(known) for name, known in (raw.get("quantities") or {}).items()},
+        mode=mode,
+        looks=_looks(analysis.get("looks")),
+        grid={str(axis): tuple(values) for axis, values in (raw.get("grid") or {}).items()},
+        labels={
+            str(name): Label(arm=str(label["arm"]), point=dict(label["point"]))
+            for name, label in labels.items()
+        },
+        history=tuple(_parse_earlier(entry) for entry in raw.get("history") or ()),
+    )
+
+
+def _looks(raw: Any) -> tuple[int, ...]:
+    looks = tuple(int(look) for look in raw or ())
+    if looks and (looks[0] < 1 or sorted(set(looks)) != list(looks)):
+        raise ResultsError(
+            f"analysis.looks must be rising numbers of seeds, such as [6, 12], got {list(looks)}."
+        )
+    return looks
+
+
+def _parse_earlier(raw: Mapping[str, Any]) -> Earlier:
+    return Earlier(
+        plan_hash=str(raw.get("plan_hash")),
+        seeds=tuple(int(seed) for seed in raw["seeds"]),
+        arms=dict(raw.get("arms") or {}),
+        at=str(raw.get("at") or "unknown"),
+        looked=raw.get("looked") is not False,
+        looks=None if "looks" not in raw else _looks(raw["looks"]),
     )
 
 
@@ -175,6 +248,8 @@ def _check(plan: Plan) -> None:
     }
     for arm in sorted(mentioned - plan.arms.keys()):
         raise unknown("arm", arm, plan.arms)
+    for arm in sorted(plan.arms.keys() - plan.labels.keys()):
+        raise ResultsError(f"labels lacks arm {arm!r}.")
     if not 0 < plan.alpha < 1:
         raise ResultsError(f"analysis.alpha must lie between 0 and 1, got {plan.alpha}.")
     if plan.primary.k < 1:

@@ -33,10 +33,10 @@ def pairs_needed(dz: float, alpha: float, power: float = 0.8) -> int | None:
         return None
     quantiles = float(stats.norm.isf(alpha / 2) + stats.norm.ppf(power))
     # The normal approximation is a little too small, so the search goes up from it.
-    roughly = (quantiles / dz) ** 2
-    if roughly > MOST_PAIRS:
+    root = quantiles / abs(dz)
+    if root > math.sqrt(MOST_PAIRS):
         return None
-    pairs = max(least_pairs(alpha), math.floor(roughly))
+    pairs = max(least_pairs(alpha), math.floor(root**2))
     # Far above the bound the noncentral t has no accurate value, and none is needed.
     while abs(dz) * math.sqrt(pairs) < 10 and power_of(pairs, dz, alpha) < power:
         pairs += 1

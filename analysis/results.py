@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.comparison import Comparison
 from analysis.endpoints import endpoint_of
 from analysis.pairing import outcomes
 from analysis.records import Experiment
-from analysis.significance import Comparison, compare
+from analysis.significance import answers
 from analysis.stability import arms_table
 
 EXIT_CODES = {"INVALID": 2, "NOT TESTABLE": 3}
@@ -24,7 +25,7 @@ class Results:
     comparisons: tuple[Comparison, ...]
     """The primary endpoint of every planned contrast, in planned order: the first is the headline."""
     secondary: tuple[Comparison, ...]
-    """Every other endpoint of every planned contrast: estimates, for no claim."""
+    """The secondary endpoints of every planned contrast: one family (Holm)."""
     cells: pd.DataFrame
     """One row per planned cell, on the primary endpoint (see pairing.outcomes)."""
     arms: list[dict[str, Any]]
@@ -67,17 +68,10 @@ def analyse(experiment: Experiment) -> Results:
     """Every planned contrast on the primary endpoint and on the secondaries, and how the arms' runs went."""
     plan = experiment.plan
     cells = outcomes(experiment, endpoint_of(plan))
-
-    def contrasts(metric: str | None) -> list[Comparison]:
-        return [
-            compare(experiment, treatment=pair.treatment, baseline=pair.baseline, metric=metric)
-            for pair in plan.contrasts
-        ]
-
     return Results(
         experiment=experiment,
-        comparisons=tuple(contrasts(None)),
-        secondary=tuple(comparison for metric in plan.secondary for comparison in contrasts(metric)),
+        comparisons=tuple(answers(experiment, "primary")),
+        secondary=tuple(answers(experiment, "secondary")),
         cells=cells,
         arms=arms_table(cells, experiment.metrics),
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from analysis.power import least_pairs, pairs_needed, seeds_needed
+from analysis.power import least_pairs, pairs_needed
 
 if TYPE_CHECKING:
-    from analysis.significance import Comparison
+    from analysis.comparison import Comparison
 
 
 def p_text(p: float | None) -> str:
@@ -67,33 +67,47 @@ def plural(count: int, noun: str) -> str:
 
 def sentence(comparison: Comparison) -> str:
     """The verdict with everything it rests on, in two or three sentences."""
+    banner = "" if comparison.banner is None else f"{comparison.banner[0].upper()}{comparison.banner[1:]}. "
+    return f"{banner}{_verdict(comparison)} {_failed(comparison)}"
+
+
+def _verdict(comparison: Comparison) -> str:
     if comparison.verdict == "INVALID":
         found = "; ".join(f"{gate.name}: {gate.detail}" for gate in comparison.findings)
         return (
             f"INVALID: {comparison.treatment} against {comparison.baseline} was not tested. "
-            f"Failed checks: {found}. {_failed(comparison)}"
+            f"Failed checks: {found}."
         )
+    if comparison.mode == "aa":
+        return _a_against_a(comparison)
+    if comparison.role == "exploratory":
+        return _exploratory(comparison)
     if comparison.verdict == "NOT TESTABLE":
-        return f"{_not_testable(comparison)}{_so_far(comparison)}{_ranked(comparison)} {_failed(comparison)}"
+        return f"{_not_testable(comparison)}{_so_far(comparison)}{_ranked(comparison)}"
     if comparison.verdict == "DEGENERATE":
-        return f"{_degenerate(comparison)} {_failed(comparison)}"
+        return _degenerate(comparison)
     claim = f"{_estimate(comparison)}{_margin(comparison)}: {comparison.verdict}."
-    return f"{claim}{_doubt(comparison)} {_failed(comparison)}"
+    return f"{claim}{_doubt(comparison)}"
+
+
+def least_for(comparison: Comparison) -> int:
+    """Pairs from which the exact test can claim something at this level, shared with the family."""
+    return least_pairs(comparison.alpha / (1 if comparison.holm is None else comparison.holm.size))
 
 
 def _not_testable(comparison: Comparison) -> str:
-    pairs, least = comparison.pairs, least_pairs(comparison.alpha)
+    pairs, least = comparison.pairs, least_for(comparison)
     powered = (pairs_needed(1.0, comparison.alpha) or least) - pairs
+    in_all = f"{powered} for 80 % power at dz = 1"
     if not pairs:
-        return (
-            f"NOT TESTABLE: no complete pair; run at least {plural(least, 'seed')} "
-            f"({powered} for 80 % power at dz = 1)."
-        )
-    return (
-        f"NOT TESTABLE: {plural(pairs, 'pair')}; the smallest p an exact test can give is "
-        f"{comparison.floor:.4g}; run at least {plural(least - pairs, 'more seed')} "
-        f"({powered} more for 80 % power at dz = 1)."
-    )
+        return f"NOT TESTABLE: no complete pair; run at least {plural(least, 'seed')} ({in_all})."
+    floor = f"the smallest p an exact test can give is {comparison.floor:.4g}"
+    if comparison.holm is not None and comparison.floor <= comparison.alpha:
+        floor += f" ({comparison.holm.floor:.4g} after Holm over {comparison.holm.size} questions)"
+    more = f"; run at least {plural(least - pairs, 'more seed')}" if least > pairs else ""
+    if powered > least - pairs > 0:
+        more += f" ({powered} more for 80 % power at dz = 1)"
+    return f"NOT TESTABLE: {plural(pairs, 'pair')}; {floor}{more}."
 
 
 def _so_far(comparison: Comparison) -> str:
@@ -129,21 +143,85 @@ def _degenerate(comparison: Comparison) -> str:
     )
 
 
+def _a_against_a(comparison: Comparison) -> str:
+    """One configuration against itself: what noise it shows, and what margin that leaves room for."""
+    copies = f"A/A, {comparison.treatment} against {comparison.baseline} in {comparison.endpoint.label}"
+    noise = comparison.noise
+    if noise is None:
+        why = "no complete pair" if not comparison.pairs else "a run never reached the threshold"
+        return f"{comparison.verdict}: {copies}: {why}, so no noise can be told. Nothing is claimed."
+    of = "seed variance" if noise.kind == "seed variance" else "nondeterminism floor"
+    if not noise.largest:
+        return (
+            f"{comparison.verdict}: {copies}: identical on {_all(comparison)}: {of} 0. "
+            f"{_good_news(comparison)} Nothing is claimed."
+        )
+    decimals = decimals_of(comparison)
+    spread = "" if noise.sd is None else f" SD {number(noise.sd, decimals)}"
+    if noise.upper_sd is not None:
+        spread += f" (upper 80 % limit {number(noise.upper_sd, decimals)})"
+    room = (
+        f" With {plural(comparison.pairs, 'seed')} a margin below {number(noise.half_width, decimals)} "
+        "cannot be met even by equal arms."
+        if noise.half_width is not None
+        else ""
+    )
+    return (
+        f"{comparison.verdict}: {copies}: {of}{spread}, largest difference {number(noise.largest, decimals)} "
+        f"over {plural(comparison.pairs, 'pair')}.{room} Nothing is claimed."
+    )
+
+
+def _all(comparison: Comparison) -> str:
+    return "the one pair" if comparison.pairs == 1 else f"all {comparison.pairs} pairs"
+
+
+def _good_news(comparison: Comparison) -> str:
+    if comparison.offset:
+        return "Other seeds should differ, so check that the seeds take effect."
+    return "That is what equal seeds should give: the runs repeat to the bit."
+
+
+def _exploratory(comparison: Comparison) -> str:
+    question = f"{comparison.treatment} - {comparison.baseline} in {comparison.endpoint.label}"
+    tail = "Exploratory: the plan does not name this question, so nothing is tested or claimed."
+    if comparison.difference is None:
+        return f"{comparison.verdict}: {question} has no estimate. {tail}"
+    decimals = decimals_of(comparison)
+    bounds = (
+        ""
+        if comparison.interval is None
+        else (f" ({level(comparison)} {interval_text(comparison.interval, decimals)})")
+    )
+    return (
+        f"{comparison.verdict}: {question} is {number(comparison.difference, decimals)}{bounds} over "
+        f"{plural(comparison.pairs, 'paired seed')}. {tail}"
+    )
+
+
 def _estimate(comparison: Comparison) -> str:
     pairs = plural(comparison.pairs, "paired seed")
     if comparison.difference is None:
         return (
             f"{comparison.treatment} against {comparison.baseline} in {comparison.endpoint.label} "
-            f"({pairs}, exact sign-flip of signed ranks p = {p_text(comparison.p_signflip)}; "
-            "a run that never got there ranks worst)"
+            f"({pairs}, exact sign-flip of signed ranks p = {p_text(comparison.p_signflip)}"
+            f"{_adjusted(comparison)}; a run that never got there ranks worst)"
         )
     decimals = decimals_of(comparison)
     change, bounds = number(comparison.difference, decimals), interval_text(comparison.interval, decimals)
     tests = f"{_test_name(comparison)} p = {p_text(comparison.p_signflip)}, t p = {p_text(comparison.p_t)}"
     return (
         f"{comparison.treatment} changed {comparison.endpoint.label} by {change} "
-        f"({level(comparison)} {bounds}; {pairs}, {tests})"
+        f"({level(comparison)} {bounds}; {pairs}, {tests}{_adjusted(comparison)})"
     )
+
+
+def _adjusted(comparison: Comparison) -> str:
+    holm = comparison.holm
+    if holm is None:
+        return ""
+    ps = [p_text(p) for p in (holm.p_signflip, holm.p_t) if p is not None]
+    return f"; after Holm over {holm.size} questions {' and '.join(ps)}"
 
 
 def _test_name(comparison: Comparison) -> str:
@@ -162,19 +240,19 @@ def _doubt(comparison: Comparison) -> str:
         return " The harm lies inside the margin." if harm < comparison.margin else ""
     if comparison.verdict != "INCONCLUSIVE":
         return ""
-    if comparison.capped_from is not None:
-        return _contradiction(comparison)
+    if comparison.cap is not None:
+        return _taken_back(comparison)
     if interval is None:
         return " The data show neither better nor worse."
     decimals = decimals_of(comparison)
-    better, worse = _best_and_worst(comparison, interval)
+    better, worse = harms_of(comparison, interval)
     return (
         f" The data are compatible with anything from {_size(better, decimals)} to {_size(worse, decimals)}"
-        f"{_not_excluded(comparison, worse)}."
+        f"{_not_excluded(comparison, better, worse)}."
     )
 
 
-def _best_and_worst(comparison: Comparison, interval: tuple[float, float]) -> tuple[float, float]:
+def harms_of(comparison: Comparison, interval: tuple[float, float]) -> tuple[float, float]:
     """The interval's ends as harms: most favourable first."""
     low, high = sorted(bound * comparison.endpoint.harm_sign for bound in interval)
     return low, high
@@ -184,25 +262,38 @@ def _size(harm: float, decimals: int) -> str:
     return f"{number(abs(harm), decimals)} {'worse' if harm > 0 else 'better'}"
 
 
-def _not_excluded(comparison: Comparison, worst: float) -> str:
-    if worst <= 0:
-        return ", and the two tests disagree"
-    if comparison.margin is not None and worst < comparison.margin:
+def _not_excluded(comparison: Comparison, better: float, worse: float) -> str:
+    if worse <= 0 or better >= 0:
+        shared = comparison.holm is not None and max(comparison.p_signflip or 0.0, comparison.p_t or 0.0)
+        return (
+            ", but not at a level shared with the other questions"
+            if shared and shared <= comparison.alpha
+            else ", and the two tests disagree"
+        )
+    if comparison.margin is not None and worse < comparison.margin:
         return ""
     if comparison.margin is not None:
         return f", so a harm beyond the margin of {comparison.margin:g} is not excluded"
     return ""
 
 
-def _contradiction(comparison: Comparison) -> str:
-    worst = comparison.worst_rank
-    if worst is None:
-        return ""
-    return (
-        f" Complete pairs alone would say {comparison.capped_from}; with failures ranked worst the "
-        f"direction is {worst.direction} at p = {p_text(worst.p)} ({plural(worst.pairs, 'pair')})"
-        ": nothing is claimed."
-    )
+def _taken_back(comparison: Comparison) -> str:
+    claim = f" Complete pairs alone would say {comparison.capped_from}"
+    worst, look = comparison.worst_rank, comparison.look
+    if comparison.cap == "failures" and worst is not None:
+        return (
+            f"{claim}; with failures ranked worst the direction is {worst.direction} at "
+            f"p = {p_text(worst.p)} ({plural(worst.pairs, 'pair')}): nothing is claimed."
+        )
+    if comparison.cap == "extension":
+        return (
+            f"{claim}; seeds were added after an unplanned look, so the p is too small: nothing is claimed."
+        )
+    if not look.declared:
+        return f"{claim}; the plan looks once, at the end: nothing is claimed yet."
+    later = [str(count) for count in look.declared if count > look.ended]
+    following = f"the next declared look is at {later[0]} seeds" if later else "no declared look is left"
+    return f"{claim}; no look is declared at {look.ended} seeds, {following}: nothing is claimed."
 
 
 def _failed(comparison: Comparison) -> str:
@@ -215,53 +306,8 @@ def _failed(comparison: Comparison) -> str:
     text += "."
     if any(comparison.lost.values()):
         seeds = sum(row.kind == "lost" for row in comparison.rows)
-        text += f" Interim: {seeds} of {plural(comparison.planned, 'planned seed')} not finished yet."
-    return text
-
-
-def next_step(comparison: Comparison) -> str:
-    """What would change the verdict, in one sentence."""
-    if comparison.verdict == "INVALID":
-        return "Mend what the failed checks name and run again: only changed trials are run."
-    if any(comparison.lost.values()):
-        return (
-            "Run the experiment again: only the missing trials are run, and only then does the verdict stand."
+        text += (
+            f" Interim: {seeds} of {plural(comparison.planned, 'planned seed')} not finished yet. That is no "
+            "failure: run the same seeds again."
         )
-    if comparison.verdict == "NOT TESTABLE":
-        return f"A verdict needs at least {plural(least_pairs(comparison.alpha), 'complete pair')}."
-    if comparison.verdict == "DEGENERATE":
-        return "Check that arms and seeds take effect: runs that repeat each other prove nothing."
-    if comparison.capped_from is not None:
-        return "Find out why runs fail: a claim needs the failures to point the same way."
-    if comparison.verdict == "INCONCLUSIVE":
-        return _seeds_needed(comparison)
-    return _distance(comparison)
-
-
-def _seeds_needed(comparison: Comparison) -> str:
-    sd, pairs, effect = comparison.statistics.sd, comparison.pairs, comparison.sesoi
-    if effect is None or not sd:
-        return "Name a smallest effect of interest (sesoi) beforehand to learn how many seeds it takes."
-    needed = seeds_needed(effect, sd, pairs, comparison.alpha)
-    least, most = (needed.at_sd, needed.at_upper_sd) if needed else (None, None)
-    if most is not None and most <= pairs:
-        return f"{pairs} seeds already have 80 % power for an effect of {effect:g}: more find a smaller one."
-    if least is None:
-        return f"An effect of {effect:g} is out of reach: it takes more than 10,000 seeds."
-    count = f"{least}" if least == most else f"{least} to {'more than 10,000' if most is None else most}"
-    return (
-        f"80 % power for an effect of {effect:g} takes {count} seeds in all (at this SD, and at its upper "
-        "80 % limit): plan them as a new experiment."
-    )
-
-
-def _distance(comparison: Comparison) -> str:
-    interval = comparison.interval
-    if interval is None:
-        return "The claim rests on ranks: it says which arm is ahead, not by how much."
-    decimals = decimals_of(comparison)
-    if comparison.verdict in ("SUPERIOR", "INFERIOR"):
-        near = min(abs(bound) for bound in interval)
-        return f"The interval's nearer end lies {number(near, decimals)} from zero."
-    room = (comparison.margin or 0.0) - _best_and_worst(comparison, interval)[1]
-    return f"The interval ends {number(room, decimals)} inside the margin."
+    return text

@@ -1,222 +1,48 @@
-"""One contrast on one endpoint: the differences seed by seed, two tests, two intervals, one verdict."""
+"""From a paired table to a verdict: one contrast on one endpoint, or a family of them at one level."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from analysis import signflip
+from analysis.comparison import Comparison, Role, Verdict, rounding_of
 from analysis.endpoints import Endpoint, endpoint_of
-from analysis.paired_tests import ROUNDING, Interval, Statistics, described, tested
-from analysis.pairing import Gate, Kind, Pairs, pair_up
-from analysis.plan import Plan, ResultsError, unknown
-from analysis.records import ADMINISTRATIVE, FAILURES, Experiment
-from analysis.sentences import next_step, sentence
+from analysis.looks import Look, extension_of, level_of, look_at
+from analysis.missingness import WorstRank, worst_rank
+from analysis.multiplicity import Holm, holm
+from analysis.paired_tests import Statistics, described, estimated, tested, varies
+from analysis.pairing import SeedRow, outcomes, pair_up
+from analysis.plan import Contrast, Plan, ResultsError, unknown
+from analysis.records import Experiment
 from analysis.signflip import Floats
+from analysis.validity import Gate, gates_of, notes_of
+from analysis.verdicts import Terms, cap_of, ladder
 
-Verdict = Literal[
-    "INVALID", "NOT TESTABLE", "DEGENERATE", "SUPERIOR", "INFERIOR", "EQUIVALENT", "NON-INFERIOR",
-    "INCONCLUSIVE",
-]  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedRow:
-    """What became of one planned seed in both arms."""
-
-    seed: int
-    kind: Kind
-    baseline_status: str
-    treatment_status: str
-    baseline: float | None
-    """None where there is no endpoint; +inf where steps_to_N was never reached."""
-    treatment: float | None
-    delta: float | None
-    """treatment - baseline; None unless the seed is paired."""
+__all__ = ["Comparison", "Question", "SeedRow", "compare", "judge", "judge_family"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorstRank:
-    """The sign-flip test on signed ranks with failures counted as worse than any value."""
-
-    p: float
-    direction: Literal["better", "worse", "neither"]
-    pairs: int
-    """Complete pairs and pairs with a failure."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The answer to one planned question. Differences are treatment - baseline in the metric's unit."""
+class Question:
+    """One contrast on one endpoint, its pairs read and its gates checked, before any test."""
 
     treatment: str
     baseline: str
     endpoint: Endpoint
-    alpha: float
-    margin: float | None
-    sesoi: float | None
-    verdict: Verdict
-    statistics: Statistics
     rows: tuple[SeedRow, ...]
-    """Every planned seed."""
-    worst_rank: WorstRank | None
-    """None where nothing failed."""
-    capped_from: Verdict | None
-    """The verdict that the complete pairs alone would have given, where the failures withdraw it."""
-    gates: tuple[Gate, ...]
+    gates: tuple[Gate, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
-    def metric(self) -> str:
-        return self.endpoint.metric
+    def invalid(self) -> bool:
+        return any(gate.status == "failed" for gate in self.gates)
 
     @property
-    def difference(self) -> float | None:
-        """Mean of the paired differences."""
-        return self.statistics.difference
-
-    @property
-    def p_signflip(self) -> float | None:
-        """Two-sided, exact up to 16 pairs."""
-        return self.statistics.p_signflip
-
-    @property
-    def p_t(self) -> float | None:
-        """Two-sided paired t test."""
-        return self.statistics.p_t
-
-    @property
-    def interval(self) -> Interval | None:
-        """Paired t interval at 1 - alpha."""
-        return self.statistics.interval
-
-    @property
-    def interval_exact(self) -> Interval | None:
-        """The values that the exact test does not reject at alpha; None where it can reject none."""
-        return self.statistics.interval_exact
-
-    @property
-    def deltas(self) -> tuple[float, ...]:
-        return tuple(row.delta for row in self.rows if row.delta is not None)
-
-    @property
-    def pairs(self) -> int:
-        """Complete pairs."""
-        return len(self.deltas)
-
-    @property
-    def planned(self) -> int:
-        """Planned pairs."""
-        return len(self.rows)
-
-    @property
-    def floor(self) -> float:
-        """The smallest p that the exact test can give with these pairs."""
-        return signflip.floor_of(self.pairs)
-
-    @property
-    def findings(self) -> tuple[Gate, ...]:
-        """The gates that failed."""
-        return tuple(gate for gate in self.gates if gate.status == "failed")
-
-    @property
-    def failures(self) -> dict[str, int]:
-        """Arm -> runs that diverged, crashed, ran out of memory or time."""
-        return self._counted(FAILURES)
-
-    @property
-    def lost(self) -> dict[str, int]:
-        """Arm -> planned runs lost for reasons apart from the arm."""
-        return self._counted(ADMINISTRATIVE)
-
-    def _counted(self, statuses: Sequence[str]) -> dict[str, int]:
-        return {
-            self.baseline: sum(row.baseline_status in statuses for row in self.rows),
-            self.treatment: sum(row.treatment_status in statuses for row in self.rows),
-        }
-
-    @property
-    def sentence(self) -> str:
-        """The verdict for people, with everything it rests on."""
-        return sentence(self)
-
-    @property
-    def next_step(self) -> str:
-        """What would change the verdict."""
-        return next_step(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for strict JSON: no NaN or infinity, and a reason for every null."""
-        return {
-            "treatment": self.treatment,
-            "baseline": self.baseline,
-            "metric": self.metric,
-            "endpoint": self.endpoint.label,
-            "unit": self.endpoint.unit,
-            "direction": self.endpoint.direction,
-            "verdict": self.verdict,
-            "capped_from": self.capped_from,
-            "sentence": self.sentence,
-            "next_step": self.next_step,
-            "alpha": self.alpha,
-            "margin": self.margin,
-            "sesoi": self.sesoi,
-            "planned": self.planned,
-            "pairs": self.pairs,
-            "failures": self.failures,
-            "lost": self.lost,
-            **self._numbers(),
-            "floor": self.floor,
-            "scale": self.statistics.scale,
-            "worst_rank": None if self.worst_rank is None else vars(self.worst_rank),
-            "gates": [vars(gate) for gate in self.gates],
-            "seeds": [_plain_row(row) for row in self.rows],
-            "why_null": self._reasons(),
-        }
-
-    def _numbers(self) -> dict[str, Any]:
-        numbers = self.statistics
-        return {
-            "difference": numbers.difference,
-            "median": numbers.median,
-            "sd": numbers.sd,
-            "p_signflip": numbers.p_signflip,
-            "p_t": numbers.p_t,
-            "interval": None if numbers.interval is None else list(numbers.interval),
-            "interval_exact": None if numbers.interval_exact is None else list(numbers.interval_exact),
-        }
-
-    def _reasons(self) -> dict[str, str]:
-        reasons = {name: self._reason(name) for name, value in self._numbers().items() if value is None}
-        if self.margin is None:
-            reasons["margin"] = "none was named in the plan"
-        if self.sesoi is None:
-            reasons["sesoi"] = "none was named in the plan"
-        if self.worst_rank is None:
-            reasons["worst_rank"] = "no run failed" if not any(self.failures.values()) else "not tested"
-        if self.capped_from is None:
-            reasons["capped_from"] = "no failure changed the verdict"
-        return reasons
-
-    def _reason(self, name: str) -> str:
-        if self.verdict == "INVALID" and self.pairs:
-            return "a validity gate failed, so nothing was tested"
-        if self.pairs < 1:
-            return "there is no complete pair"
-        if self.statistics.scale == "signed ranks":
-            return "some run never reached the threshold: the exact test ran on signed ranks"
-        if self.pairs < 2:
-            return "one pair has no spread"
-        if name == "interval_exact" and self.floor > self.alpha:
-            return "the exact test can reject no value with so few pairs"
-        return (
-            "the differences do not vary"
-            if self.verdict == "DEGENERATE"
-            else "it is beyond the range of floats"
-        )
+    def deltas(self) -> Floats:
+        return np.array([row.delta for row in self.rows if row.delta is not None], dtype=np.float64)
 
 
 def compare(
@@ -224,160 +50,195 @@ def compare(
 ) -> Comparison:
     """Treatment against baseline on one endpoint, paired by seed on the planned grid.
 
-    baseline: the plan's for this treatment when left out. metric: the plan's primary when left out; another
-    held-out metric is read off the curve in the same way and has no margin. Raises ResultsError for unknown
-    names; whatever the data hold gives a typed verdict.
+    baseline: the plan's for this treatment when left out. metric: the plan's primary when left out. A
+    question of the plan, or its mirror image, is answered within its family (Holm), as the report answers it;
+    any other is exploratory: an estimate without p or claim. Raises ResultsError for unknown names; whatever
+    the data hold gives a typed verdict.
     """
     plan = experiment.plan
+    contrast = _contrast(plan, treatment, baseline)
+    endpoint = endpoint_of(plan, metric)
+    contrasts = [contrast if planned == contrast.mirrored else planned for planned in plan.contrasts]
+    for role, metrics in families_of(plan).items():
+        if endpoint.metric in metrics and contrast in contrasts:
+            place = metrics.index(endpoint.metric) * len(contrasts) + contrasts.index(contrast)
+            return answers(experiment, role, contrasts)[place]
+    return judge_family([question_of(experiment, endpoint, contrast)], plan, "exploratory")[0]
+
+
+def _contrast(plan: Plan, treatment: str, baseline: str | None) -> Contrast:
     if treatment not in plan.arms:
         raise unknown("arm", treatment, plan.arms)
-    baseline = _baseline(plan, treatment) if baseline is None else baseline
+    if baseline is None:
+        planned = [contrast.baseline for contrast in plan.contrasts if contrast.treatment == treatment]
+        baseline = planned[0] if planned else plan.baseline
     if baseline not in plan.arms:
         raise unknown("arm", baseline, plan.arms)
     if baseline == treatment:
         raise ResultsError(f"arm {treatment!r} cannot be compared with itself: name another baseline.")
-    endpoint = endpoint_of(plan, metric)
-    return judge(pair_up(experiment, endpoint, treatment, baseline), plan)
+    return Contrast(treatment=treatment, baseline=baseline)
 
 
-def _baseline(plan: Plan, treatment: str) -> str:
-    planned = [contrast.baseline for contrast in plan.contrasts if contrast.treatment == treatment]
-    return planned[0] if planned else plan.baseline
+def families_of(plan: Plan) -> dict[Role, tuple[str, ...]]:
+    """Role -> endpoints whose planned contrasts share one level."""
+    primary = plan.primary.metric
+    secondary = tuple(dict.fromkeys(metric for metric in plan.secondary if metric != primary))
+    return {"primary": (primary,), "secondary": secondary}
 
 
-def judge(pairs: Pairs, plan: Plan) -> Comparison:
-    """The verdict on a paired table: the first rung of the ladder that holds, capped by the failures."""
-    is_primary = pairs.endpoint.metric == plan.primary.metric
-    margin = plan.primary.margin if is_primary else None
-    rows = tuple(_seed_row(row) for row in pairs.rows.to_dict("records"))
-    deltas = np.array([row.delta for row in rows if row.delta is not None], dtype=np.float64)
-    noise = ROUNDING * _largest(rows)
-    invalid = any(gate.status == "failed" for gate in pairs.gates)
-    numbers = described(deltas) if invalid else tested(deltas, noise, plan.alpha)
-    first: Verdict = "INVALID" if invalid else _ladder(numbers, deltas, margin, pairs.endpoint, plan.alpha)
-    worst = None if invalid else _worst_rank(rows, pairs.endpoint, 0.0)
-    verdict = (
-        first if worst is None else _capped(first, rows, pairs.endpoint, margin, plan.alpha, numbers.lean)
+def answers(
+    experiment: Experiment, role: Role, contrasts: Sequence[Contrast] | None = None
+) -> list[Comparison]:
+    """Every planned contrast on every endpoint of the family, endpoint by endpoint."""
+    plan, questions = experiment.plan, []
+    for metric in families_of(plan)[role]:
+        endpoint = endpoint_of(plan, metric)
+        table = outcomes(experiment, endpoint)
+        questions += [
+            question_of(experiment, endpoint, contrast, table) for contrast in contrasts or plan.contrasts
+        ]
+    return judge_family(questions, plan, role)
+
+
+def question_of(
+    experiment: Experiment, endpoint: Endpoint, contrast: Contrast, table: pd.DataFrame | None = None
+) -> Question:
+    """Reads one contrast; `table`: the endpoint's outcomes, where they are at hand."""
+    pairs = pair_up(experiment, endpoint, contrast.treatment, contrast.baseline, table)
+    return Question(
+        treatment=contrast.treatment,
+        baseline=contrast.baseline,
+        endpoint=endpoint,
+        rows=pairs.seed_rows(),
+        gates=gates_of(experiment, pairs),
+        notes=notes_of(pairs),
     )
-    return Comparison(
-        treatment=pairs.treatment,
-        baseline=pairs.baseline,
-        endpoint=pairs.endpoint,
-        alpha=plan.alpha,
+
+
+def judge(question: Question, plan: Plan) -> Comparison:
+    """The verdict on one primary question that shares its level with no other."""
+    return judge_family([question], plan, "primary")[0]
+
+
+def judge_family(questions: Sequence[Question], plan: Plan, role: Role) -> list[Comparison]:
+    """The verdicts on questions that share one level, in the order given."""
+    alpha, size = level_of(plan), len(questions)
+    shared = size > 1 and plan.mode == "ab"
+    numbers = [_numbers(question, alpha, role, size if shared else 1) for question in questions]
+    ranked = [
+        None
+        if question.invalid or role == "exploratory"
+        else worst_rank(question.rows, question.endpoint.harm_sign)
+        for question in questions
+    ]
+    holms = _shared(questions, numbers, ranked, role) if shared else [None] * size
+    return [
+        _answer(question, plan, role, number, worst, adjusted)
+        for question, number, worst, adjusted in zip(questions, numbers, ranked, holms, strict=True)
+    ]
+
+
+def _numbers(question: Question, alpha: float, role: Role, size: int) -> Statistics:
+    deltas, noise = question.deltas, rounding_of(question.rows)
+    if question.invalid:
+        return described(deltas)
+    if role == "exploratory":
+        return estimated(deltas, noise, alpha)
+    return tested(deltas, noise, alpha, size)
+
+
+def _shared(
+    questions: Sequence[Question],
+    numbers: Sequence[Statistics],
+    ranked: Sequence[WorstRank | None],
+    role: Role,
+) -> list[Holm | None]:
+    """Every member's p, adjusted over the family; with failures ranked worst the others keep their p."""
+    size = len(questions)
+    least = min(signflip.floor_of(len(question.deltas)) for question in questions)
+    worst = [
+        number.p_signflip if rank is None else rank.p for number, rank in zip(numbers, ranked, strict=True)
+    ]
+    columns = [
+        holm([number.p_signflip for number in numbers]),
+        holm([number.p_t for number in numbers]),
+        holm(worst),
+    ]
+    return [
+        Holm(
+            family=role,
+            size=size,
+            floor=min(1.0, size * least),
+            p_signflip=p_signflip,
+            p_t=p_t,
+            p_worst_rank=None if rank is None else p_worst,
+        )
+        for rank, p_signflip, p_t, p_worst in zip(ranked, *columns, strict=True)
+    ]
+
+
+def _answer(
+    question: Question,
+    plan: Plan,
+    role: Role,
+    numbers: Statistics,
+    worst: WorstRank | None,
+    adjusted: Holm | None,
+) -> Comparison:
+    is_primary = role == "primary"
+    look = look_at(question.rows, plan)
+    margin = plan.primary.margin if is_primary else None
+    plain = Comparison(
+        treatment=question.treatment,
+        baseline=question.baseline,
+        endpoint=question.endpoint,
+        role=role,
+        mode=plan.mode,
+        alpha=look.alpha,
         margin=margin,
         sesoi=plan.primary.sesoi if is_primary else None,
-        verdict=verdict,
+        verdict="INVALID",
         statistics=numbers,
-        rows=rows,
+        rows=question.rows,
         worst_rank=worst,
-        capped_from=None if verdict == first else first,
-        gates=pairs.gates,
+        capped_from=None,
+        cap=None,
+        gates=question.gates,
+        holm=adjusted,
+        look=look,
+        extension=extension_of(plan, (question.treatment, question.baseline)),
+        offset=plan.seed_offset(question.treatment) != plan.seed_offset(question.baseline),
+        notes=question.notes,
     )
+    return plain if question.invalid else _with_verdict(plain, question.deltas, look)
 
 
-def _seed_row(row: dict[Any, Any]) -> SeedRow:
-    return SeedRow(
-        seed=int(row["seed"]),
-        kind=row["kind"],
-        baseline_status=str(row["baseline_status"]),
-        treatment_status=str(row["treatment_status"]),
-        baseline=None if math.isnan(row["baseline_value"]) else float(row["baseline_value"]),
-        treatment=None if math.isnan(row["treatment_value"]) else float(row["treatment_value"]),
-        delta=float(row["delta"]) if row["kind"] == "paired" else None,
+def _with_verdict(plain: Comparison, deltas: Floats, look: Look) -> Comparison:
+    """The first rung that holds, and what takes it back."""
+    terms = Terms(alpha=plain.alpha, margin=plain.margin, harm_sign=plain.endpoint.harm_sign)
+    if plain.mode == "aa" or plain.role == "exploratory":
+        return replace(plain, verdict=_unclaimed(plain, deltas))
+    verdict = ladder(plain.statistics, deltas, terms, plain.holm)
+    cap = cap_of(
+        verdict,
+        plain.rows,
+        terms,
+        plain.statistics.lean,
+        worst=plain.worst_rank,
+        holm=plain.holm,
+        allowed=look.allowed,
+        extended=plain.extension is not None and plain.extension.costs,
     )
+    if cap is None:
+        return replace(plain, verdict=verdict)
+    return replace(plain, verdict="INCONCLUSIVE", capped_from=verdict, cap=cap)
 
 
-def _largest(rows: Sequence[SeedRow]) -> float:
-    values = [abs(value) for row in rows for value in (row.baseline, row.treatment) if value is not None]
-    return max((value for value in values if math.isfinite(value)), default=0.0)
-
-
-def _ladder(
-    numbers: Statistics, deltas: Floats, margin: float | None, endpoint: Endpoint, alpha: float
-) -> Verdict:
-    if signflip.floor_of(len(deltas)) > alpha:
+def _unclaimed(plain: Comparison, deltas: Floats) -> Verdict:
+    """An A/A and an exploratory question claim nothing: identical runs are DEGENERATE, all else is open."""
+    if not len(deltas):
         return "NOT TESTABLE"
-    ranked = numbers.scale == "signed ranks"
-    if numbers.p_t is None and (not ranked or not deltas.any()):
+    steady = np.isfinite(deltas).all() and not varies(deltas, rounding_of(plain.rows))
+    if steady and (len(deltas) > 1 or not deltas.any()):
         return "DEGENERATE"
-    tests = [p for p in (numbers.p_signflip, numbers.p_t) if p is not None]
-    if max(tests) <= alpha and numbers.lean:
-        return "INFERIOR" if numbers.lean == endpoint.harm_sign else "SUPERIOR"
-    harms = [
-        _as_harm(interval, endpoint) for interval in (numbers.interval, numbers.interval_exact) if interval
-    ]
-    if margin is None or len(harms) < 2:
-        return "INCONCLUSIVE"
-    if all(-margin < low and high < margin for low, high in harms):
-        return "EQUIVALENT"
-    return "NON-INFERIOR" if all(high < margin for _, high in harms) else "INCONCLUSIVE"
-
-
-def _as_harm(interval: Interval, endpoint: Endpoint) -> Interval:
-    low, high = interval
-    return (low, high) if endpoint.harm_sign > 0 else (-high, -low)
-
-
-def _worst_rank(rows: Sequence[SeedRow], endpoint: Endpoint, shift: float) -> WorstRank | None:
-    """Signed ranks of harm + shift over complete and failed pairs; None where nothing failed.
-
-    A failure is worse than any value: infinite harm of the side that failed, none where both failed.
-    """
-    if not any(row.kind == "failed" for row in rows):
-        return None
-    harms = np.array([_harm(row, endpoint) + shift for row in rows if row.kind in ("paired", "failed")])
-    ranks = signflip.signed_ranks(harms)
-    total = float(ranks.sum())
-    direction: Literal["better", "worse", "neither"] = "neither"
-    if total:
-        direction = "worse" if total > 0 else "better"
-    return WorstRank(p=signflip.p_value(ranks), direction=direction, pairs=len(harms))
-
-
-def _harm(row: SeedRow, endpoint: Endpoint) -> float:
-    if row.delta is not None:
-        return row.delta * endpoint.harm_sign
-    failed = (row.treatment_status in FAILURES, row.baseline_status in FAILURES)
-    return {(True, False): math.inf, (False, True): -math.inf}.get(failed, 0.0)
-
-
-def _capped(
-    verdict: Verdict,
-    rows: Sequence[SeedRow],
-    endpoint: Endpoint,
-    margin: float | None,
-    alpha: float,
-    lean: int,
-) -> Verdict:
-    """The verdict, or INCONCLUSIVE where counting the failures contradicts it.
-
-    A claim must hold in direction and significance with failures ranked worst. Non-inferiority and
-    equivalence must hold there against the margin, too.
-    """
-    if verdict in ("INVALID", "NOT TESTABLE", "DEGENERATE", "INCONCLUSIVE"):
-        return verdict
-    plain = _worst_rank(rows, endpoint, 0.0)
-    assert plain is not None
-    leaning = {0: "neither", endpoint.harm_sign: "worse", -endpoint.harm_sign: "better"}[lean]
-    claims = verdict in ("SUPERIOR", "INFERIOR")
-    if plain.direction != leaning or (plain.p <= alpha) != claims:
-        return "INCONCLUSIVE"
-    if not claims and margin is not None:
-        bounds = [(-margin, "better")] + ([(margin, "worse")] if verdict == "EQUIVALENT" else [])
-        for shift, wanted in bounds:
-            shifted = _worst_rank(rows, endpoint, shift)
-            if shifted is None or shifted.p > alpha or shifted.direction != wanted:
-                return "INCONCLUSIVE"
-    return verdict
-
-
-def _plain_row(row: SeedRow) -> dict[str, Any]:
-    """A row for JSON; `never reached` stands beside the null of an unbounded value."""
-    plain: dict[str, Any] = dict(vars(row))
-    notes = []
-    for name in ("baseline", "treatment", "delta"):
-        value = plain[name]
-        if value is not None and not math.isfinite(value):
-            plain[name] = None
-            notes.append(f"{name}: never reached" if name != "delta" else "delta: unbounded")
-    return {**plain, "note": "; ".join(notes)}
+    return "INCONCLUSIVE" if len(deltas) > 1 else "NOT TESTABLE"

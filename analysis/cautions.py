@@ -1,0 +1,36 @@
+"""What a reader of a verdict should know though it changes none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from analysis.sentences import p_text
+
+if TYPE_CHECKING:
+    from analysis.comparison import Comparison
+
+
+def cautions_of(comparison: Comparison) -> Iterator[str]:
+    """One sentence each."""
+    yield from comparison.notes
+    sensitivity = comparison.sensitivity
+    r, one_out = sensitivity.correlation, sensitivity.leave_one_out
+    if r is not None and r <= 0 and not comparison.offset:
+        yield (
+            f"The arms' values do not rise and fall together over the seeds (r = {r:.2f}): a seed seems to "
+            "fix nothing that both arms share, so pairing gains nothing."
+        )
+    claimed = comparison.verdict in ("SUPERIOR", "INFERIOR")
+    if claimed and one_out is not None and one_out.low * one_out.high <= 0:
+        yield f"Without seed {one_out.seed} the mean difference changes its sign."
+    if comparison.mode == "aa" and _significant(comparison):
+        yield (
+            f"The two copies differ in one direction (exact p = {p_text(comparison.p_signflip)}): chance "
+            "does that in few experiments, so look for what else differs between them."
+        )
+
+
+def _significant(comparison: Comparison) -> bool:
+    ps = (comparison.p_signflip, comparison.p_t)
+    return all(p is not None and p <= comparison.alpha for p in ps)

@@ -1,0 +1,212 @@
+"""The gates that a contrast must pass before any test: what a pair must share, and what the plan promised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from analysis.endpoints import Endpoint
+from analysis.looks import dropped_seeds
+from analysis.pairing import Pairs
+from analysis.plan import Plan
+from analysis.records import FAILURES, Experiment
+
+GateStatus = Literal["passed", "failed", "not checked"]
+
+RECORDED = {
+    "planned_steps": "as many planned steps",
+    "tokens_seen": "as many tokens seen",
+    "data_order_hash": "the same batches in the same order",
+    "init_hash": "the same first weights",
+    "eval_set_hash": "the same held-out rows",
+}
+"""Column -> what its equality within a pair means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """One validity check of a contrast. A failed gate makes the verdict INVALID."""
+
+    name: str
+    status: GateStatus
+    detail: str
+
+
+BY_SEED = ("data_order_hash", "init_hash")
+"""What follows from a trial's seed, and so differs by design in an A/A over other seeds."""
+
+
+def gates_of(experiment: Experiment, pairs: Pairs) -> tuple[Gate, ...]:
+    """All checks of one contrast on one endpoint, in the order of the report."""
+    return tuple(_gates(experiment, pairs))
+
+
+def _gates(experiment: Experiment, pairs: Pairs) -> Iterator[Gate]:
+    rows, plan = pairs.rows, experiment.plan
+    yield _declared_factors_only(rows, plan, pairs.treatment, pairs.baseline)
+    yield _as_planned(rows)
+    yield _no_seed_replaced(experiment, (pairs.treatment, pairs.baseline))
+    offset = plan.seed_offset(pairs.treatment) - plan.seed_offset(pairs.baseline)
+    for column in RECORDED:
+        yield (
+            _by_design(column, offset) if offset and column in BY_SEED else _equal_within_pairs(rows, column)
+        )
+    yield _endpoint_exists(rows, pairs.endpoint, pairs.treatment, pairs.baseline)
+    yield _same_evaluations(rows)
+
+
+def _by_design(column: str, offset: int) -> Gate:
+    return Gate(
+        name=f"{RECORDED[column]} within each pair",
+        status="not checked",
+        detail=f"{column} cannot agree: seed_offset {offset} gives the two sides other seeds on purpose",
+    )
+
+
+def _no_seed_replaced(experiment: Experiment, arms: tuple[str, str]) -> Gate:
+    """A seed that ran under an earlier plan, or that failed, may not vanish from this one."""
+    name = "no seed that ran was left out"
+    plan, runs = experiment.plan, experiment.runs
+    dropped = [seed for seed in dropped_seeds(plan, arms) if _ran(experiment, seed)]
+    strays = runs[runs["arm"].isin(arms) & ~runs["seed"].isin(plan.seeds) & (runs["status"] != "not_run")]
+    failed = sorted({int(seed) for seed in strays.loc[strays["status"].isin(FAILURES), "seed"]})
+    if dropped or failed:
+        out = sorted({*dropped, *failed})
+        told = f" (seeds {_listed(failed)} failed)" if failed else ""
+        return Gate(
+            name=name,
+            status="failed",
+            detail=f"seeds {_listed(out)} ran{told} and are planned no more: a seed is never replaced by a "
+            "fresh one; plan them again, or start a new experiment",
+        )
+    aside = sorted({int(seed) for seed in strays["seed"]})
+    detail = f"seeds {_listed(aside)} ran and were never planned: left aside" if aside else "all are planned"
+    return Gate(name=name, status="passed", detail=detail)
+
+
+def _ran(experiment: Experiment, seed: int) -> bool:
+    """Whether any trial of the seed left a folder; without the folders a seed once planned counts as run."""
+    trials = experiment.folder.trials
+    return not trials.is_dir() or any(trials.glob(f"*-seed{seed}-*"))
+
+
+def notes_of(pairs: Pairs) -> tuple[str, ...]:
+    """What pairs differ in that makes no comparison invalid and may still explain a difference."""
+    found = []
+    for column, what in (("code_rev", "revisions of the code"), ("device", "kinds of device")):
+        if f"treatment_{column}" not in pairs.rows.columns:
+            continue
+        differing = _differing(pairs.rows[pairs.rows["kind"] == "paired"], column)
+        if len(differing):
+            found.append(f"The two runs of seeds {_listed(differing['seed'])} used different {what}.")
+    return tuple(found)
+
+
+def _declared_factors_only(rows: pd.DataFrame, plan: Plan, treatment: str, baseline: str) -> Gate:
+    name = "configs differ in declared factors only"
+    factors = {(cell.arm, cell.seed): cell.factors for cell in plan.cells}
+    undeclared: dict[str, list[int]] = {}
+    for seed in rows["seed"]:
+        ours, theirs = factors.get((treatment, seed), {}), factors.get((baseline, seed), {})
+        for field in sorted((ours.keys() & theirs.keys()) - set(plan.declared_factors)):
+            if ours[field] != theirs[field]:
+                undeclared.setdefault(field, []).append(seed)
+    for column in [name for name in rows.columns if name.startswith("treatment_factor.")]:
+        field = column.removeprefix("treatment_factor.")
+        differing = _differing(rows, f"factor.{field}")
+        if len(differing) and field not in plan.declared_factors:
+            undeclared.setdefault(field, [int(seed) for seed in differing["seed"]])
+    if undeclared:
+        what = "; ".join(f"{field} (seeds {_listed(seeds)})" for field, seeds in sorted(undeclared.items()))
+        return Gate(name=name, status="failed", detail=f"they also differ in {what}")
+    if not any(factors.values()) and not any(name.startswith("treatment_factor.") for name in rows.columns):
+        return Gate(name=name, status="not checked", detail="no config is recorded")
+    declared = ", ".join(plan.declared_factors) or "none"
+    return Gate(name=name, status="passed", detail=f"declared: {declared}")
+
+
+def _as_planned(rows: pd.DataFrame) -> Gate:
+    name = "every trial ran the planned config"
+    other: list[str] = []
+    for side in ("treatment", "baseline"):
+        ran, planned = rows[f"{side}_config_hash"], rows[f"{side}_planned_config_hash"]
+        other += [str(trial) for trial in rows.loc[ran.notna() & (ran != planned), f"{side}_trial_id"]]
+    if other:
+        return Gate(
+            name=name, status="failed", detail=f"config_hash differs from the plan's: {_listed(other)}"
+        )
+    if all(rows[f"{side}_config_hash"].isna().all() for side in ("treatment", "baseline")):
+        return Gate(name=name, status="not checked", detail="config_hash is not recorded")
+    return Gate(name=name, status="passed", detail="config_hash as planned")
+
+
+def _equal_within_pairs(rows: pd.DataFrame, column: str) -> Gate:
+    name = f"{RECORDED[column]} within each pair"
+    # A trial that stopped early has seen fewer tokens by right.
+    rows = rows[rows["kind"] == "paired"] if column == "tokens_seen" else rows
+    known = rows[rows[f"treatment_{column}"].notna() & rows[f"baseline_{column}"].notna()]
+    differing = _differing(known, column)
+    if len(differing):
+        return Gate(name=name, status="failed", detail=_first_difference(differing, column, column))
+    unknown = int((rows["kind"] == "paired").sum() - (known["kind"] == "paired").sum())
+    if unknown or known.empty:
+        detail = f"{column} is not recorded for {unknown} pairs" if unknown else f"no pair has {column}"
+        return Gate(name=name, status="not checked", detail=detail)
+    return Gate(name=name, status="passed", detail=f"{column}, {len(known)} pairs")
+
+
+def _first_difference(differing: pd.DataFrame, column: str, what: str) -> str:
+    row = differing.iloc[0]
+    return (
+        f"{what} differs for seeds {_listed(differing['seed'])} (seed {row['seed']}: "
+        f"{_short(row[f'treatment_{column}'])} against {_short(row[f'baseline_{column}'])})"
+    )
+
+
+def _endpoint_exists(rows: pd.DataFrame, endpoint: Endpoint, treatment: str, baseline: str) -> Gate:
+    name = "every completed run has the endpoint"
+    without = []
+    for arm, side in ((treatment, "treatment"), (baseline, "baseline")):
+        gap = rows[f"{side}_gap"]
+        lacking = rows[(rows[f"{side}_status"] == "completed") & gap.notna() & (gap != "")]
+        if len(lacking):
+            why = lacking[f"{side}_gap"].iloc[0]
+            without.append(f"{arm}: {why} (seeds {_listed(lacking['seed'])})")
+    if without:
+        return Gate(name=name, status="failed", detail=f"{endpoint.label} is missing. {'; '.join(without)}")
+    return Gate(name=name, status="passed", detail=endpoint.label)
+
+
+def _same_evaluations(rows: pd.DataFrame) -> Gate:
+    name = "the same evaluations within each pair"
+    both = rows[rows["kind"] == "paired"]
+    for column, what in (("points", "number of evaluations"), ("last_step", "step of the last evaluation")):
+        differing = _differing(both, column)
+        if len(differing):
+            return Gate(name=name, status="failed", detail=_first_difference(differing, column, what))
+    if both.empty:
+        return Gate(name=name, status="not checked", detail="no pair to check")
+    points = both["treatment_points"].astype("int64")
+    seen = str(points.min()) if points.min() == points.max() else f"{points.min()} to {points.max()}"
+    return Gate(name=name, status="passed", detail=f"{seen} evaluations a run")
+
+
+def _differing(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Rows in which both sides are known and not the same."""
+    ours, theirs = rows[f"treatment_{column}"], rows[f"baseline_{column}"]
+    known = ours.notna() & theirs.notna()
+    return rows[known & (ours.astype(object) != theirs.astype(object))]
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = str(value)
+    return text if len(text) <= 16 else f"{text[:12]}…"
