@@ -45,9 +45,10 @@ def test_the_interval_holds_exactly_the_means_that_are_not_rejected(sample, alph
         assert signflip.floor_of(len(sample)) > alpha
         return
     low, high = bounds
-    step = 1e-6 * max(1.0, float(np.abs(sample).max()))
-    assert signflip.p_value(sample - low) > alpha
-    assert signflip.p_value(sample - high) > alpha
+    size = max(1.0, float(np.abs(sample).max()))
+    step, rounding = 1e-6 * size, 1e-12 * size
+    assert signflip.p_value(sample - low, rounding) > alpha
+    assert signflip.p_value(sample - high, rounding) > alpha
     assert signflip.p_value(sample - (low - step)) <= alpha
     assert signflip.p_value(sample - (high + step)) <= alpha
 
