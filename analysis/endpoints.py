@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.integrate import trapezoid
 
-from analysis.plan import At, Direction, Plan, ResultsError, unknown
-
-
-class Quantity(NamedTuple):
-    label: str
-    unit: str
-    direction: Direction
-
-
-QUANTITIES: dict[str, Quantity] = {
-    "eval_ce": Quantity("eval CE", "nats/token", "min"),
-    "eval_accuracy": Quantity("eval accuracy", "fraction exact", "max"),
-    "kv_cka": Quantity("KV CKA", "0 to 1", "max"),
-    "kv_cka_keys": Quantity("key CKA", "0 to 1", "max"),
-    "kv_cka_values": Quantity("value CKA", "0 to 1", "max"),
-    "probe_r2": Quantity("probe R²", "0 to 1", "max"),
-}
-"""Held-out metrics that mean the same in every arm. What is missing here is never compared."""
-
-STEPS_TO = re.compile(r"steps_to_([1-9]\d?|100)")
-"""steps_to_90: first evaluated step with 90 % accuracy; never reached is +inf, worse than any step."""
-
-OWN_TARGET = ("kv_loss", "loss")
-"""Each arm's KV target is its own projection, so these mean something else in every arm."""
+from analysis.names import QUANTITIES, REACHED, Quantity, Reading, reading_of
+from analysis.plan import At, Direction, Plan, ResultsError
+from analysis.ragged import Ragged
+from analysis.signflip import Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +19,7 @@ class Endpoint:
     """How a run's curve becomes one number."""
 
     metric: str
-    """The name it goes by: a logged metric, or steps_to_N."""
+    """The name it goes by (see names.reading_of): eval_ce, eval_ce@auc, steps_to_90."""
     source: str
     """The logged metric it is read from."""
     split: str
@@ -53,7 +30,9 @@ class Endpoint:
     """For people: "eval CE"."""
     unit: str
     threshold: float | None = None
-    """steps_to_N: the accuracy to reach, as a fraction."""
+    """steps_to_N, tokens_to_N: the accuracy to reach, as a fraction."""
+    along: Literal["step", "tokens"] = "step"
+    """What it takes to reach the threshold is counted in these."""
 
     @property
     def label(self) -> str:
@@ -86,29 +65,29 @@ def endpoint_of(plan: Plan, metric: str | None = None) -> Endpoint:
     primary = plan.primary
     if metric is None or metric == primary.metric:
         return _named(primary.metric, primary.split, plan, primary.direction)
-    if metric in OWN_TARGET:
-        raise ResultsError(
-            f"{metric} is not compared across arms: each arm's KV target is its own projection. "
-            f"Compare {', '.join(QUANTITIES)} or steps_to_90."
-        )
-    known = {**QUANTITIES, **plan.quantities}
-    if metric not in known and not STEPS_TO.fullmatch(metric):
-        raise unknown("metric", metric, [*known, "steps_to_90", primary.metric])
-    return _named(metric, "eval", plan, None)
+    known = {**QUANTITIES, **{name: _told_by_plan(name, plan, None) for name in plan.quantities}}
+    known.setdefault(primary.metric, _told_by_plan(primary.metric, plan, primary.direction))
+    return _endpoint(metric, reading_of(metric, known), "eval", plan, None)
 
 
 def _named(metric: str, split: str, plan: Plan, direction: Direction | None) -> Endpoint:
-    at, k = plan.primary.at, plan.primary.k
-    if steps_to := STEPS_TO.fullmatch(metric):
-        percent = int(steps_to.group(1))
+    reading = reading_of(metric) if REACHED.fullmatch(metric) else Reading(metric)
+    return _endpoint(metric, reading, split, plan, direction)
+
+
+def _endpoint(metric: str, reading: Reading, split: str, plan: Plan, direction: Direction | None) -> Endpoint:
+    k = reading.k or plan.primary.k
+    if reading.threshold is not None:
+        what, unit = ("steps", "optimizer steps") if reading.along == "step" else ("tokens", "tokens")
         return Endpoint(
-            metric=metric, source="eval_accuracy", split=split, at="final", k=k, direction="min",
-            quantity=f"steps to {percent} % accuracy", unit="optimizer steps", threshold=percent / 100,
+            metric=metric, source=reading.source, split=split, at="final", k=k, direction="min",
+            quantity=f"{what} to {100 * reading.threshold:.0f} % accuracy", unit=unit,
+            threshold=reading.threshold, along=reading.along,
         )  # fmt: skip
-    known = QUANTITIES.get(metric) or _told_by_plan(metric, plan, direction)
+    known = QUANTITIES.get(reading.source) or _told_by_plan(reading.source, plan, direction)
     return Endpoint(
-        metric=metric, source=metric, split=split, at=at, k=k, direction=direction or known.direction,
-        quantity=known.label, unit=known.unit,
+        metric=metric, source=reading.source, split=split, at=reading.at or plan.primary.at, k=k,
+        direction=direction or known.direction, quantity=known.label, unit=known.unit,
     )  # fmt: skip
 
 
@@ -122,7 +101,8 @@ def _told_by_plan(metric: str, plan: Plan, direction: Direction | None) -> Quant
 def curves_of(metrics: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
     """One metric's rows, sorted by trial and step and unique by both; trial_id is a category."""
     mask = (metrics["metric"] == metric) & (metrics["split"] == split)
-    rows = metrics.loc[mask, ["trial_id", "attempt", "step", "wall_s", "value"]]
+    columns = ["trial_id", "attempt", "step", "tokens", "wall_s", "value"]
+    rows = metrics.loc[mask].reindex(columns=columns)
     rows = rows.assign(trial_id=rows["trial_id"].astype("category"))
     keys = (rows["step"].to_numpy(), rows["attempt"].to_numpy(), rows["trial_id"].cat.codes.to_numpy())
     rows = rows.iloc[np.lexsort(keys)].reset_index(drop=True)
@@ -146,35 +126,52 @@ def extract(metrics: pd.DataFrame, endpoint: Endpoint) -> pd.DataFrame:
     Columns: value (NaN or inf as it came; +inf for steps_to_N never reached), points (evaluations),
     last_step, gap (why there is no value; empty where there is one).
     """
-    rows = curves_of(metrics, endpoint.source, endpoint.split)
-    found = [
-        (*key, *_reduce(curve["step"].to_numpy(float), curve["value"].to_numpy(float), endpoint))
-        for key, curve in rows.groupby(["trial_id", "attempt"], sort=True, observed=True)
-    ]
-    return pd.DataFrame(found, columns=["trial_id", "attempt", "value", "points", "last_step", "gap"])
+    runs = Ragged.of(curves_of(metrics, endpoint.source, endpoint.split))
+    if not len(runs.starts):
+        return pd.DataFrame(columns=["trial_id", "attempt", "value", "points", "last_step", "gap"])
+    value, gap = _reduce(runs, endpoint)
+    last = runs.column("step")[runs.starts + runs.counts - 1].astype(np.int64)
+    return runs.keys.assign(value=value, points=runs.counts, last_step=last, gap=gap)
 
 
-def _reduce(
-    steps: NDArray[np.float64], values: NDArray[np.float64], endpoint: Endpoint
-) -> tuple[float, int, int, str]:
-    points, last = len(steps), int(steps[-1])
+def _reduce(runs: Ragged, endpoint: Endpoint) -> tuple[Floats, list[str]]:
+    """Every run's number, and why it has none."""
     if endpoint.threshold is not None:
-        reached = steps[values >= endpoint.threshold - 1e-12]
-        return (float(reached[0]) if len(reached) else np.inf), points, last, ""
+        return _reached(runs, endpoint.threshold, endpoint.along)
     if endpoint.at == "final":
-        return float(values[-1]), points, last, ""
-    if endpoint.at == "last_k_mean":
-        if points < endpoint.k:
-            return (
-                np.nan,
-                points,
-                last,
-                f"{points} evaluations where the mean of the last {endpoint.k} is asked",
-            )
-        with np.errstate(all="ignore"):
-            return float(np.mean(values[-endpoint.k :])), points, last, ""
-    if points < 2:
-        return np.nan, points, last, "one evaluation, and an area needs two"
+        return runs.column("value")[runs.starts + runs.counts - 1], [""] * len(runs.starts)
+    if endpoint.at == "auc":
+        too_few = "one evaluation, and an area needs two"
+        return _mean_over_steps(runs), [too_few if count < 2 else "" for count in runs.counts]
+    few = f"evaluations where the mean of the last {endpoint.k} is asked"
+    gaps = [f"{count} {few}" if count < endpoint.k else "" for count in runs.counts]
+    return _mean_of_last(runs, endpoint.k), gaps
+
+
+def _reached(runs: Ragged, threshold: float, along: str) -> tuple[Floats, list[str]]:
+    """The first place with that value; infinite where there is none."""
+    places = runs.column(along)
+    reached = runs.column("value") >= threshold - 1e-12
+    unknown = np.isnan(places) & reached
+    firsts = np.minimum.reduceat(np.where(reached & ~unknown, places, np.inf), runs.starts)
+    blind = np.logical_or.reduceat(unknown, runs.starts)
+    return np.where(blind, np.nan, firsts), [f"{along} were not logged" if none else "" for none in blind]
+
+
+def _mean_of_last(runs: Ragged, k: int) -> Floats:
+    ends = runs.starts + runs.counts
+    places = np.maximum(ends[:, None] - np.arange(k, 0, -1), 0)
     with np.errstate(all="ignore"):
-        area = float(trapezoid(values, steps)) / float(steps[-1] - steps[0])
-    return area, points, last, ""
+        means = runs.column("value")[places].mean(axis=1)
+    return np.where(runs.counts >= k, means, np.nan)
+
+
+def _mean_over_steps(runs: Ragged) -> Floats:
+    """The area under the curve by trapezoids, over the steps that it spans."""
+    steps, values = runs.column("step"), runs.column("value")
+    with np.errstate(all="ignore"):
+        pieces = np.r_[0.0, np.diff(steps) * (values[1:] + values[:-1]) / 2]
+        pieces[runs.starts] = 0.0
+        areas = np.add.reduceat(pieces, runs.starts)
+        spans = steps[runs.starts + runs.counts - 1] - steps[runs.starts]
+        return np.asarray(areas / spans, dtype=np.float64)

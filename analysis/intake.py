@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.endpoints import QUANTITIES
+from analysis.names import QUANTITIES
 from analysis.mapping import Mapped, Place, read_mapping
 from analysis.plan import Direction, ResultsError, unknown
 from analysis.records import FAILURES, ResultsFolder

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from analysis.names import QUANTITIES, Reading, reading_of
+from analysis.plan import ResultsError
 from orchestrator.trackers import TRACKERS, Tracker
 from orchestrator.yaml_text import parse
 from trainables.config import InputError, unknown
@@ -21,11 +23,6 @@ from trainables.config import InputError, unknown
 MAX_SEEDS = 10_000
 MAX_SEED = 2**31 - 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-HIGHER_IS_BETTER = frozenset({"eval_accuracy", "kv_cka", "kv_cka_keys", "kv_cka_values", "probe_r2"})
-ENDPOINTS = HIGHER_IS_BETTER | {"eval_ce"}
-"""Held-out metrics that mean the same in every arm, so that one of them can be the primary endpoint."""
-STEPS_TO = re.compile(r"steps_to_([1-9]\d?|100)")
-"""A secondary endpoint: the first evaluated step with that accuracy in percent."""
 
 
 class _Section(BaseModel):
@@ -68,7 +65,7 @@ class Analysis(_Section):
     sesoi: float | None = Field(default=None, gt=0)
     """Smallest effect of interest in the endpoint's unit, for planning."""
     secondary: list[str] = []
-    """Further endpoints, corrected together."""
+    """Further endpoints, corrected together: eval_accuracy, eval_ce@auc, eval_ce@last_5_mean, steps_to_90."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Two-sided level of the primary test."""
     mode: Literal["ab", "aa"] = "ab"
@@ -78,12 +75,10 @@ class Analysis(_Section):
 
     @model_validator(mode="after")
     def _known_endpoints(self) -> Analysis:
-        if self.primary not in ENDPOINTS:
-            raise unknown("primary endpoint", self.primary, ENDPOINTS)
-        for name in self.secondary:
-            if name not in ENDPOINTS and not STEPS_TO.fullmatch(name):
-                raise unknown("secondary endpoint", name, ENDPOINTS | {"steps_to_90"})
-        better = "max" if self.primary in HIGHER_IS_BETTER else "min"
+        if self.primary not in QUANTITIES:
+            raise unknown("primary endpoint", self.primary, QUANTITIES)
+        self._check_secondary()
+        better = QUANTITIES[self.primary].direction
         if self.direction not in (None, better):
             raise InputError(
                 f"direction of {self.primary} is {better}, got {self.direction}: leave it out, or correct it."
@@ -96,6 +91,25 @@ class Analysis(_Section):
             )
         return self
 
+    def _check_secondary(self) -> None:
+        """Known names, and no question asked twice."""
+        asked = {self._asked(Reading(self.primary)): "the primary endpoint"}
+        for name in self.secondary:
+            try:
+                reading = reading_of(name, kind="secondary endpoint")
+            except ResultsError as error:
+                raise InputError(str(error)) from None
+            same = asked.setdefault(self._asked(reading), name)
+            if same != name or self.secondary.count(name) > 1:
+                raise InputError(
+                    f"secondary endpoint {name!r} asks the same as {same}: leave one of them out."
+                )
+
+    def _asked(self, reading: Reading) -> Reading:
+        """The reading with nothing left to the plan."""
+        at = reading.at or self.at
+        return reading._replace(at=at, k=(reading.k or self.k) if at == "last_k_mean" else None)
+
     def to_plan(self) -> dict[str, Any]:
         """The analysis section of plan.json."""
         primary = {
@@ -103,7 +117,7 @@ class Analysis(_Section):
             "split": "eval",
             "at": self.at,
             "k": self.k,
-            "direction": "max" if self.primary in HIGHER_IS_BETTER else "min",
+            "direction": QUANTITIES[self.primary].direction,
             "margin": self.margin,
             "sesoi": self.sesoi,
         }

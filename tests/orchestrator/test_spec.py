@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.endpoints import QUANTITIES, STEPS_TO
-from orchestrator import spec as spec_module
 from orchestrator.spec import builtin_experiments, load_spec, parse_seeds, set_value, spec_from
 from orchestrator.trials import Plan, make_plan
 from orchestrator.yaml_text import parse
@@ -237,12 +236,28 @@ def test_any_value_in_any_section_is_a_plan_or_an_input_error(value: Any, sectio
         assert make_plan(spec_from(experiment(**{section: value}), "file.yaml")).cells
 
 
-def test_the_endpoints_are_those_that_the_analysis_compares() -> None:
-    assert set(QUANTITIES) == spec_module.ENDPOINTS
-    assert {name for name, quantity in QUANTITIES.items() if quantity.direction == "max"} == set(
-        spec_module.HIGHER_IS_BETTER
-    )
-    assert STEPS_TO.pattern == spec_module.STEPS_TO.pattern
+def test_a_secondary_endpoint_may_say_how_its_curve_is_read() -> None:
+    names = ["eval_ce@auc", "eval_ce@last_5_mean", "eval_accuracy", "steps_to_90", "tokens_to_50"]
+
+    spec = spec_from(experiment(analysis={"baseline": "flat", "secondary": names}), "file.yaml")
+
+    assert spec.analysis.to_plan()["secondary"] == names
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("eval_ec@auc", "Did you mean 'eval_ce'?"),
+        ("eval_ce@acu", "Did you mean 'auc'?"),
+        ("steps_to_90@auc", "steps_to_90 is one number already"),
+        ("kv_loss@auc", "each arm's KV target is its own projection"),
+        ("eval_ce@final", "asks the same as the primary endpoint"),
+        ("eval_ce", "asks the same as the primary endpoint"),
+    ],
+)
+def test_a_secondary_endpoint_that_cannot_be_is_refused_with_a_way_out(name: str, told: str) -> None:
+    with pytest.raises(InputError, match=re.escape(told)):
+        spec_from(experiment(analysis={"baseline": "flat", "secondary": [name]}), "file.yaml")
 
 
 AA = {

@@ -1,0 +1,75 @@
+"""Rows of many runs as matrices, a line per run: what it logged, in order, and NaN behind its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.signflip import Floats
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Where each run's rows lie in a table that is sorted by run and step."""
+
+    rows: pd.DataFrame
+    starts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> Ragged:
+        """`rows` as endpoints.curves_of hands them on."""
+        trial = rows["trial_id"].astype("category").cat.codes.to_numpy()
+        attempt = rows["attempt"].to_numpy()
+        if not len(rows):
+            return cls(rows, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+        new = np.r_[True, (trial[1:] != trial[:-1]) | (attempt[1:] != attempt[:-1])]
+        starts = np.flatnonzero(new)
+        return cls(rows, starts, np.diff(np.r_[starts, len(rows)]))
+
+    @property
+    def keys(self) -> pd.DataFrame:
+        """trial_id and attempt of every run."""
+        firsts = self.rows[["trial_id", "attempt"]].iloc[self.starts].reset_index(drop=True)
+        return firsts.assign(trial_id=firsts["trial_id"].astype(object))
+
+    def column(self, name: str) -> Floats:
+        return self.rows[name].to_numpy(np.float64)
+
+    def matrix(self, name: str) -> Floats:
+        """[runs, most points]: a run's values from the left, NaN behind them."""
+        lines = np.repeat(np.arange(len(self.starts)), self.counts)
+        places = np.arange(len(self.rows)) - np.repeat(self.starts, self.counts)
+        matrix = np.full((len(self.starts), int(self.counts.max(initial=0))), np.nan)
+        matrix[lines, places] = self.column(name)
+        return matrix
+
+
+def while_finite(matrix: Floats) -> Floats:
+    """Each line up to its first value that is not finite; NaN from there on."""
+    return np.where(np.logical_and.accumulate(np.isfinite(matrix), axis=1), matrix, np.nan)
+
+
+def quantiles(matrix: Floats, share: float) -> Floats:
+    """Each line's quantile over its numbers, between neighbours in proportion; NaN for a line of none."""
+    if not matrix.size:
+        return np.full(len(matrix), np.nan)
+    ordered = np.sort(matrix, axis=1)
+    places = np.maximum(np.count_nonzero(~np.isnan(matrix), axis=1) - 1, 0) * share
+    lower = np.floor(places).astype(np.int64)
+    upper = np.ceil(places).astype(np.int64)
+    lines = np.arange(len(matrix))
+    low, high = ordered[lines, lower], ordered[lines, upper]
+    return np.asarray(low + (high - low) * (places - lower), dtype=np.float64)
+
+
+def medians(matrix: Floats) -> Floats:
+    return quantiles(matrix, 0.5)
+
+
+def deviations(matrix: Floats) -> Floats:
+    """Each line's median absolute deviation from its median, times 1.4826: the SD, were it normal."""
+    return 1.4826 * medians(np.abs(matrix - medians(matrix)[:, None]))
