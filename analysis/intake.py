@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.names import QUANTITIES
 from analysis.mapping import Mapped, Place, read_mapping
+from analysis.names import QUANTITIES
 from analysis.plan import Direction, ResultsError, unknown
 from analysis.records import FAILURES, ResultsFolder
 from analysis.sources import FILE, REASON, RUN, SOURCES, STATUS, read_source

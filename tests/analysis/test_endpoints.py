@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import trapezoid
 
@@ -35,6 +35,7 @@ points = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(points, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_every_reading_is_that_of_its_own_run_in_any_order_of_rows(curves, random):
     metrics = table(*curves)
@@ -54,6 +55,7 @@ def test_every_reading_is_that_of_its_own_run_in_any_order_of_rows(curves, rando
             assert found[name].loc[f"t{place}", "gap"] == ""
 
 
+@settings(deadline=None, max_examples=30)
 @given(points, st.floats(0.1, 10), st.floats(-100, 100))
 def test_every_reading_moves_with_scale_and_shift(curve, scale, shift):
     moved = [(step, value * scale + shift) for step, value in curve]
