@@ -37,6 +37,7 @@ def run(
     storage: str = "runs",
     address: str = "local",
     yes: bool = False,
+    json: bool = False,
 ) -> int:
     """Run an experiment and report it; run it again to do what is missing, failed or changed.
 
@@ -47,15 +48,22 @@ def run(
         storage: The folder that holds experiments; on a cluster, one that all nodes share.
         address: local: Ray on this machine; serial: no Ray, same results; auto or host:port: a Ray cluster.
         yes: Agree to edits that set finished trials aside; without it you are asked.
+        json: Print JSON lines for machines on stdout: trials as they change, then a summary.
     """
     from rich.console import Console
 
+    from orchestrator import machine
     from orchestrator.launch import run as launch
     from orchestrator.spec import load_spec
 
     changes = [change for group in set for change in group]
     spec = load_spec(experiment, changes, seeds)
-    summary = launch(spec, storage=storage, address=address, console=Console(stderr=True), yes=yes)
+    tell = machine.emit if json else None
+    summary = launch(spec, storage=storage, address=address, console=Console(stderr=True), yes=yes, tell=tell)
+    if json:
+        reported = summary.counts["completed"] and not (summary.interrupted or summary.lack)
+        machine.emit(machine.of_summary(summary, _report(str(summary.folder)) if reported else None))
+        return summary.exit_code
     console = Console()
     if summary.interrupted:
         _print_interruption(summary, console)
@@ -76,6 +84,7 @@ def report(
     map: str | None = None,
     out: str | None = None,
     fail_on: Literal["inferior", "inconclusive"] | None = None,
+    json: bool = False,
 ) -> int:
     """Write report.html, report.md, results.json, figures, tables; exit 0, 2 if INVALID, 3 if NOT TESTABLE.
 
@@ -85,12 +94,18 @@ def report(
         map: With --from: a YAML file that says which columns are arm, seed, step and metric.
         out: With --from: the folder to write; imported/NAME when left out.
         fail_on: Exit 1 if a planned contrast is INFERIOR; inconclusive: also if one is INCONCLUSIVE.
+        json: Print one JSON object for machines instead.
     """
     from rich.console import Console
 
+    from orchestrator import machine
+
     folder = _imported(from_, places, map, out) if from_ else _own_folder(places, map, out)
     found = _report(str(folder))
-    _print_report(found, Console())
+    if json:
+        machine.emit(machine.of_report(found))
+    else:
+        _print_report(found, Console())
     return found.exit_code_for(fail_on)
 
 
@@ -122,28 +137,23 @@ def _imported(kind: str, places: Sequence[str], map: str | None, out: str | None
     return import_runs(kind, places, parse(text, map), map, out)
 
 
-def status(folder: str, /) -> int:
+def status(folder: str, /, *, json: bool = False) -> int:
     """Show how far every trial of an experiment is, by arm and seed.
 
     Args:
         folder: The folder that `kvtune run` writes: STORAGE/NAME.
+        json: Print one JSON object for machines instead.
     """
-    import json
-
     from rich.console import Console
 
-    from analysis.records import ResultsFolder
-    from orchestrator.progress import state_of, table_of
+    from orchestrator import machine
+    from orchestrator.progress import board_of, table_of
 
-    results = ResultsFolder(folder)
-    try:
-        cells = json.loads(results.plan.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{folder} holds no experiment: give the folder that `kvtune run` writes.") from None
-    states = {
-        cell["trial_id"]: state_of(results.trials / cell["trial_id"], cell["config_hash"]) for cell in cells
-    }
-    Console().print(table_of(cells, states))
+    board = board_of(folder)
+    if json:
+        machine.emit(machine.of_board(folder, board))
+    else:
+        Console().print(table_of(board.cells, board.states))
     return 0
 
 

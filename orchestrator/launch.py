@@ -20,7 +20,7 @@ from orchestrator import attempts, changes, closing, provenance, trackers
 from orchestrator.attempts import RESULTS
 from orchestrator.child import Job, Objective, resolve
 from orchestrator.collect import Trial, collect, read_trial, read_trials
-from orchestrator.progress import Progress
+from orchestrator.progress import Progress, Tell
 from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
@@ -72,11 +72,13 @@ def run(
     objective: Objective | None = None,
     console: Console | None = None,
     yes: bool = False,
+    tell: Tell | None = None,
 ) -> Summary:
     """Run what the experiment's folder STORAGE/NAME lacks, and write its tables.
 
     address: `local` starts Ray on this machine, `auto` or host:port joins a cluster (the storage must then be
     shared), `serial` runs the trials one after another without Ray, to the same bits.
+    tell: is given the run's progress as plain values, for machines.
     yes: agree to edits that set finished trials aside; without it the user is asked, or the run refused.
     Trials that completed or diverged are never run again. Raises InputError before anything is started; what
     happens to a trial afterwards is in the summary, never an exception.
@@ -104,7 +106,7 @@ def run(
                 trackers.prepare(spec.trackers if missing else [], folder.path, spec.name)
                 jobs = _jobs(missing, plan, folder, objective, launch["code_rev"])
             with closing.noting_signals() as ended:
-                _run_jobs(run_jobs, jobs, plan, folder, console, ended)
+                _run_jobs(run_jobs, jobs, plan, folder, console, tell, ended)
                 _tell_complaints(jobs, console)
                 trials, lack = _close(jobs, folder, launch, interrupted=bool(ended))
     return Summary(folder=folder.path, trials=trials, started=len(jobs), interrupted=bool(ended), lack=lack)
@@ -232,12 +234,13 @@ def _run_jobs(
     plan: Plan,
     folder: ResultsFolder,
     console: Console,
+    tell: Tell | None,
     ended: list[int],
 ) -> None:
     """Run the jobs until they are over or the user ends the run, which `ended` then tells."""
     if not jobs:
         return
-    with Progress(folder.trials, plan.to_dict()["cells"], console):
+    with Progress(folder.trials, plan.to_dict()["cells"], console, tell):
         try:
             run_jobs(jobs)
         except KeyboardInterrupt:

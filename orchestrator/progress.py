@@ -1,12 +1,13 @@
-"""How far an experiment is, by its trials' own files: a live table on a terminal, else plain lines."""
+"""How far an experiment is, by its trials' own files: a live table, plain lines, or JSON."""
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,15 +17,24 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from analysis.records import ResultsFolder
 from orchestrator import attempts
 from orchestrator.attempts import RESULTS
 from orchestrator.trial_files import CorruptFile, read_last_row, read_result
+from trainables.config import InputError
 from trainables.trial_folder import TrialFolder
 
 POLL_S = 1.0
+SHARE_OF_POLLS = 0.1
+"""Of the driver's time that looking at folders may take: many or slow folders are looked at less often."""
+TELL_EVERY_S = 10.0
+"""Seconds between two lines on the whole run for machines."""
 SEEDS_IN_COLUMNS = 12
 """With more seeds than this the table counts trials instead of showing each."""
 MARKS = {"completed": "[green]done[/]", "diverged": "[yellow]diverged[/]", "waiting": "[dim]-[/]"}
+KINDS = ("done", "running", "failed", "waiting")
+Cells = Sequence[Mapping[str, Any]]
+Tell = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -36,12 +46,55 @@ class State:
     fraction: float = 0.0
     """Of its steps, 0 to 1."""
     step: int = 0
+    tokens: int = 0
+    wall_s: float = 0.0
+    """Seconds that its steps took so far."""
+
+    @property
+    def kind(self) -> str:
+        """done, running, failed or waiting."""
+        if self.status in RESULTS:
+            return "done"
+        return self.status if self.status in ("running", "waiting") else "failed"
+
+    @property
+    def steps_per_s(self) -> float | None:
+        return self.step / self.wall_s if self.wall_s > 0 else None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return self.tokens / self.wall_s if self.wall_s > 0 else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until its last step at its pace so far; None if it does not run, or has no pace yet."""
+        if self.status != "running" or not (self.fraction and self.wall_s):
+            return None
+        return self.wall_s * (1 - self.fraction) / self.fraction
 
     @property
     def mark(self) -> str:
-        if self.status == "running":
-            return f"{100 * self.fraction:.0f} %"
-        return MARKS.get(self.status, f"[red]{self.status}[/]")
+        """Its place in the table: percent of its steps, steps a second, time left."""
+        if self.status != "running":
+            return MARKS.get(self.status, f"[red]{self.status}[/]")
+        parts = [f"{100 * self.fraction:.0f} %"]
+        if self.steps_per_s is not None:
+            parts.append(f"{self.steps_per_s:.3g}/s")
+        if self.left_s is not None:
+            parts.append(_span(self.left_s))
+        return " ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines; what is not known is null."""
+        return {
+            "status": self.status,
+            "fraction": round(self.fraction, 4),
+            "step": self.step,
+            "tokens": self.tokens,
+            "steps_per_s": self.steps_per_s,
+            "tokens_per_s": self.tokens_per_s,
+            "left_s": self.left_s,
+        }
 
 
 def state_of(path: Path, config_hash: str) -> State:
@@ -51,41 +104,115 @@ def state_of(path: Path, config_hash: str) -> State:
     except CorruptFile:
         return State("crashed")
     if result is not None:
-        return State(str(result["status"]), 1.0, int(result.get("completed_steps") or 0))
+        numbers = {name: result.get(name) or 0 for name in ("completed_steps", "tokens_seen", "wall_s")}
+        step, tokens, wall_s = numbers.values()
+        return State(str(result["status"]), 1.0, int(step), int(tokens), float(wall_s))
     known = attempts.read(path)
     if not known:
         return State("waiting")
     row = read_last_row(path) or {}
-    status = known[-1].status or "running"
-    return State(status, _fraction(row, path) if row else 0.0, int(row.get("step") or 0))
+    return State(
+        known[-1].status or "running",
+        _fraction(row, path) if row else 0.0,
+        int(row.get("step") or 0),
+        int(row.get("tokens") or 0),
+        float(row.get("wall_s") or 0.0),
+    )
 
 
-def table_of(cells: Sequence[Mapping[str, Any]], states: Mapping[str, State], caption: str = "") -> Table:
+class Board:
+    """The states of all trials; a look reads only the folders in which something has changed."""
+
+    def __init__(self, trials: Path, cells: Cells) -> None:
+        self.trials, self.cells = trials, cells
+        self.states = {cell["trial_id"]: State("waiting") for cell in cells}
+        self._open = list(cells)
+        self._stamps: dict[str, tuple[Any, ...]] = {}
+
+    def look(self) -> list[tuple[Mapping[str, Any], State, State]]:
+        """The trials that changed since the last look: cell, state before, state now."""
+        there, changed, still_open = self._folders(), [], []
+        for cell in self._open:
+            trial = cell["trial_id"]
+            before = self.states[trial]
+            if trial in there and (stamp := _stamp(self.trials / trial)) != self._stamps.get(trial):
+                self._stamps[trial] = stamp
+                self.states[trial] = now = state_of(self.trials / trial, cell["config_hash"])
+                if now != before:
+                    changed.append((cell, before, now))
+            if self.states[trial].status not in RESULTS:
+                still_open.append(cell)
+        self._open = still_open
+        return changed
+
+    def counts(self) -> dict[str, int]:
+        """Trials that are done, running, failed and waiting."""
+        return _counts(self.states.values())
+
+    def done(self) -> float:
+        """Trials that are done, with the parts of those that are not."""
+        return sum(state.fraction for state in self.states.values())
+
+    def running(self) -> list[State]:
+        """Trials at work now."""
+        there = (self.states[cell["trial_id"]] for cell in self._open)
+        return [state for state in there if state.status == "running"]
+
+    def _folders(self) -> set[str]:
+        try:
+            return set(os.listdir(self.trials))
+        except OSError:
+            return set()
+
+
+def board_of(folder: str) -> Board:
+    """Where an experiment stands, by its folder; InputError where it holds none."""
+    results = ResultsFolder(folder)
+    try:
+        cells = json.loads(results.plan.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{folder} holds no experiment: give the folder that `kvtune run` writes.") from None
+    board = Board(results.trials, cells)
+    board.look()
+    return board
+
+
+def table_of(cells: Cells, states: Mapping[str, State], caption: str = "") -> Table:
     """Arm by seed, each trial with its progress; counts where there are many seeds."""
     seeds = sorted({cell["seed"] for cell in cells})
-    arms = list(dict.fromkeys(cell["arm"] for cell in cells))
+    arms: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        arms[cell["arm"]].append(cell)
     table = Table(caption=caption or None, caption_justify="left")
     table.add_column("arm")
-    if len(seeds) > SEEDS_IN_COLUMNS:
-        for status in ("done", "running", "failed", "waiting"):
-            table.add_column(status, justify="right")
-        for arm in arms:
-            table.add_row(arm, *_counts([states[c["trial_id"]] for c in cells if c["arm"] == arm]))
-        return table
-    for seed in seeds:
-        table.add_column(f"seed {seed}", justify="right")
-    found = {(cell["arm"], cell["seed"]): states[cell["trial_id"]].mark for cell in cells}
-    for arm in arms:
-        table.add_row(arm, *(found.get((arm, seed), "") for seed in seeds))
+    many = len(seeds) > SEEDS_IN_COLUMNS
+    for name in KINDS if many else (f"seed {seed}" for seed in seeds):
+        table.add_column(name, justify="right")
+    for arm, own in arms.items():
+        if many:
+            counts = _counts(states[cell["trial_id"]] for cell in own)
+            table.add_row(arm, *(str(counts[kind]) for kind in KINDS))
+        else:
+            found = {cell["seed"]: states[cell["trial_id"]].mark for cell in own}
+            table.add_row(arm, *(found.get(seed, "") for seed in seeds))
     return table
 
 
-def _counts(states: Sequence[State]) -> list[str]:
-    kinds = Counter(
-        "done" if s.status in RESULTS else s.status if s.status in ("running", "waiting") else "failed"
-        for s in states
-    )
-    return [str(kinds[kind]) for kind in ("done", "running", "failed", "waiting")]
+def _counts(states: Iterable[State]) -> dict[str, int]:
+    kinds = Counter(state.kind for state in states)
+    return {kind: kinds[kind] for kind in KINDS}
+
+
+def _stamp(path: Path) -> tuple[Any, ...]:
+    """What changes when a trial gets on."""
+    folder, stamps = TrialFolder(path), []
+    for file in (folder.result, path / attempts.FILE, folder.metrics):
+        try:
+            found = file.stat()
+            stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
+        except OSError:
+            stamps.append((0, 0, 0))
+    return tuple(stamps)
 
 
 def _fraction(row: Mapping[str, Any], path: Path) -> float:
@@ -100,13 +227,20 @@ def _fraction(row: Mapping[str, Any], path: Path) -> float:
 
 
 class Progress:
-    """Shows the trials of a run until it ends; reads their folders once a second in a thread of its own."""
+    """Shows the trials of a run until it ends, from a thread of its own; `tell` gets plain values."""
 
-    def __init__(self, trials: Path, cells: Sequence[Mapping[str, Any]], console: Console) -> None:
-        self.trials, self.cells, self.console = trials, cells, console
-        self.states = self._read({})
-        self._began = time.monotonic()
-        self._done_before = self._done()
+    def __init__(
+        self,
+        trials: Path,
+        cells: Cells,
+        console: Console,
+        tell: Tell | None = None,
+    ) -> None:
+        self.board, self.console, self.tell = Board(trials, cells), console, tell
+        self.board.look()
+        self._began = self._told = time.monotonic()
+        self._done_before = self.board.done()
+        self._over = self.board.counts()["done"]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._live = (
@@ -129,48 +263,58 @@ class Progress:
             self._live.stop()
 
     def _watch(self) -> None:
-        while not self._stop.wait(POLL_S):
+        pause = POLL_S
+        while not self._stop.wait(pause):
+            began = time.monotonic()
             self._update()
+            pause = max(POLL_S, (time.monotonic() - began) / SHARE_OF_POLLS)
 
     def _update(self) -> None:
-        before, self.states = self.states, self._read(self.states)
+        for cell, before, now in self.board.look():
+            if now.status != before.status:
+                self._tell_change(cell, now)
+        if self.tell and time.monotonic() - self._told >= TELL_EVERY_S:
+            self._told = time.monotonic()
+            self.tell({"event": "progress", **self.pace()})
         if self._live:
             self._live.update(self._render(), refresh=True)
-            return
-        over = sum(state.status in RESULTS for state in before.values())
-        for cell in self.cells:
-            now, then = self.states[cell["trial_id"]], before[cell["trial_id"]]
-            if now.status == then.status or now.status in ("waiting", "running"):
-                continue
-            over += now.status in RESULTS
-            place = f"[{over}/{len(self.cells)}] {cell['arm']} seed {cell['seed']}"
-            line = f"{place}: {now.status} at step {now.step}"
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _read(self, known: Mapping[str, State]) -> dict[str, State]:
-        """All states afresh, save those that can change no more."""
-        states = {}
-        for cell in self.cells:
-            trial = cell["trial_id"]
-            over = trial in known and known[trial].status in RESULTS
-            states[trial] = known[trial] if over else state_of(self.trials / trial, cell["config_hash"])
-        return states
+    def _tell_change(self, cell: Mapping[str, Any], now: State) -> None:
+        if self.tell:
+            names = {name: cell[name] for name in ("trial_id", "arm", "seed")}
+            self.tell({"event": "trial", **names, **now.to_dict()})
+        if self._live or now.status in ("waiting", "running"):
+            return
+        self._over += now.status in RESULTS
+        place = f"[{self._over}/{len(self.board.cells)}] {cell['arm']} seed {cell['seed']}"
+        line = f"{place}: {now.status} at step {now.step}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def pace(self) -> dict[str, Any]:
+        """Counts, rates of the trials at work together, seconds so far and left; unknown is null."""
+        done, elapsed = self.board.done(), time.monotonic() - self._began
+        gained, running = done - self._done_before, self.board.running()
+        return {
+            **self.board.counts(),
+            "steps_per_s": sum(state.steps_per_s or 0.0 for state in running),
+            "tokens_per_s": sum(state.tokens_per_s or 0.0 for state in running),
+            "elapsed_s": elapsed,
+            "left_s": (len(self.board.cells) - done) * elapsed / gained if gained > 0 else None,
+        }
 
     def _render(self) -> Table:
-        return table_of(self.cells, self.states, self._time_left())
-
-    def _done(self) -> float:
-        return sum(state.fraction for state in self.states.values())
-
-    def _time_left(self) -> str:
-        gained, elapsed = self._done() - self._done_before, time.monotonic() - self._began
-        done = f"{sum(s.status in RESULTS for s in self.states.values())} of {len(self.cells)} trials done"
-        if gained <= 0:
-            return done
-        left = (len(self.cells) - self._done()) * elapsed / gained
-        return f"{done}, {_span(elapsed)} so far, about {_span(left)} left"
+        pace = self.pace()
+        parts = [f"{pace['done']} of {len(self.board.cells)} trials done"]
+        if pace["steps_per_s"]:
+            parts.append(f"{pace['steps_per_s']:.3g} steps/s, {pace['tokens_per_s']:.3g} tokens/s")
+        if pace["left_s"] is not None:
+            parts.append(f"{_span(pace['elapsed_s'])} so far, about {_span(pace['left_s'])} left")
+        return table_of(self.board.cells, self.board.states, ", ".join(parts))
 
 
 def _span(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+    """Seconds as people read them: 45 s, 4 min, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -139,6 +139,43 @@ def test_status_shows_every_trial(place: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.usefixtures("fake")
+def test_json_is_all_that_stdout_holds_and_ends_with_a_summary(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_experiment(place, **arms(good=1e-3, bad=3e-3))
+    options = ["--storage", str(place), "--address", "serial", "--json"]
+    code, out, err = answer(capsys, "run", str(path), *options)
+
+    lines = [json.loads(line) for line in out.splitlines()]
+    summary = lines[-1]
+    assert code == summary["exit_code"] == 1
+    assert {line["event"] for line in lines[:-1]} <= {"trial", "progress"}
+    assert {line["trial_id"] for line in lines[:-1] if line.get("status") == "completed"} == {
+        trial["trial_id"] for trial in summary["trials"] if trial["status"] == "completed"
+    }
+    assert summary["counts"] == {"completed": 2, "crashed": 2}
+    assert summary["report"]["verdict"] == "NOT TESTABLE"
+    assert "boom at step 1" in next(trial["reason"] for trial in summary["trials"] if trial["arm"] == "bad")
+    assert "completed at step 4" in err, "people are still told, on stderr"
+
+
+@pytest.mark.usefixtures("fake")
+def test_status_and_report_print_one_json_object_each(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer(capsys, "run", str(write_experiment(place)), "--storage", str(place), "--address", "serial")
+
+    _, status, _ = answer(capsys, "status", str(place / "fake"), "--json")
+    code, report, _ = answer(capsys, "report", str(place / "fake"), "--json")
+
+    assert status.count("\n") == report.count("\n") == 1
+    assert json.loads(status)["counts"] == {"done": 4, "running": 0, "failed": 0, "waiting": 0}
+    assert [trial["fraction"] for trial in json.loads(status)["trials"]] == [1.0] * 4
+    assert code == json.loads(report)["exit_code"] == 3
+    assert Path(json.loads(report)["html"]).is_file()
+
+
+@pytest.mark.usefixtures("fake")
 def test_a_run_with_nothing_missing_says_so_and_reports_again(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

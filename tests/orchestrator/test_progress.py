@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator import attempts
-from orchestrator.progress import Progress, State, state_of, table_of
+from orchestrator import attempts, progress
+from orchestrator.progress import Board, Progress, State, _span, state_of, table_of
 
 
 def shown(cells: list[dict[str, Any]], states: dict[str, State]) -> str:
@@ -30,6 +30,20 @@ def test_each_trial_has_its_place_by_arm_and_seed() -> None:
 
     assert "seed 0" in text
     assert "43 %" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(8.0, "25 % 0.5/s 24 s"), (600.0, "25 % 0.00667/s 30 min"), (0.0, "25 %")]
+)
+def test_a_running_trial_shows_its_share_its_pace_and_its_time_left(seconds: float, said: str) -> None:
+    assert State("running", 0.25, step=4, wall_s=seconds).mark == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(59.0, "59 s"), (61.0, "1 min"), (3599.0, "1 h 0 min"), (12000.0, "3 h 20 min")]
+)
+def test_spans_are_told_as_people_tell_them(seconds: float, said: str) -> None:
+    assert _span(seconds) == said
 
 
 def test_many_seeds_are_counted() -> None:
@@ -83,3 +97,53 @@ def test_the_last_word_is_shown_however_short_the_run(tmp_path: Path, terminal: 
         (tmp_path / "flat0" / "result.json").write_text('{"status": "diverged", "config_hash": "abc"}')
 
     assert "diverged" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def finish(folder: Path, status: str = "completed") -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "result.json").write_text(json.dumps({"status": status, "config_hash": "abc"}))
+
+
+def test_a_look_reads_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+
+    def counting(path: Path, config_hash: str) -> State:
+        reads.append(path.name)
+        return state_of(path, config_hash)
+
+    monkeypatch.setattr(progress, "state_of", counting)
+    board = Board(tmp_path, [cell("flat", seed) for seed in range(1000)])
+    board.look()
+    finish(tmp_path / "flat7")
+    attempts.start(tmp_path / "flat7", None)
+    (tmp_path / "flat8").mkdir()
+    attempts.start(tmp_path / "flat8", None)
+
+    first, second = board.look(), board.look()
+    (tmp_path / "flat8" / "metrics.jsonl").write_text('{"step": 3, "tokens": 30, "wall_s": 6}\n')
+    third = board.look()
+
+    assert reads == ["flat7", "flat8", "flat8"]
+    assert [(found["trial_id"], now.status) for found, _, now in first] == [
+        ("flat7", "completed"), ("flat8", "running"),
+    ]  # fmt: skip
+    assert second == []
+    assert [(now.step, now.steps_per_s, now.tokens_per_s) for _, _, now in third] == [(3, 0.5, 5.0)]
+    assert board.counts() == {"done": 1, "running": 1, "failed": 0, "waiting": 998}
+
+
+def test_machines_are_told_every_change_and_the_runs_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(progress, "TELL_EVERY_S", 0.0)
+    with Progress(tmp_path, [cell("flat", 0), cell("flat", 1)], Console(file=io.StringIO()), told.append):
+        finish(tmp_path / "flat0")
+
+    change = next(event for event in told if event["event"] == "trial")
+    pace = [event for event in told if event["event"] == "progress"][-1]
+    assert (change["trial_id"], change["arm"], change["seed"]) == ("flat0", "flat", 0)
+    assert change["status"] == "completed"
+    assert (pace["done"], pace["waiting"]) == (1, 1)
+    assert pace["left_s"] == pytest.approx(pace["elapsed_s"])
+    json.dumps(told, allow_nan=False)
