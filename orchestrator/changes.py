@@ -119,6 +119,16 @@ def agree(found: Sequence[Edit], plan: Plan, *, yes: bool, console: Console) -> 
 
     Raises InputError, with the ways out, where nobody agrees. Without edits nothing is said.
     """
+    show(found, plan, console)
+    if found and not (yes or _asked(console)):
+        raise InputError(
+            "finished trials would be set aside, and nothing was run: say --yes to go on, undo the edit, "
+            "or keep both under another name (--set name=...)."
+        )
+
+
+def show(found: Sequence[Edit], plan: Plan, console: Console) -> None:
+    """The edits, arm by arm; nothing where there are none."""
     if not found:
         return
     say(console, f"{plan.spec.name}: this edit changes what finished trials mean:")
@@ -127,11 +137,6 @@ def agree(found: Sequence[Edit], plan: Plan, *, yes: bool, console: Console) -> 
         what = "; ".join(edit.fields) or "the same fields under another version's name"
         say(console, f"  {arms}: {what} ({_trials(edit.finished)} set aside)")
     say(console, "They stay in trials/, leave the report, and count again if the edit is undone.")
-    if not (yes or _asked(console)):
-        raise InputError(
-            "finished trials would be set aside, and nothing was run: say --yes to go on, undo the edit, "
-            "or keep both under another name (--set name=...)."
-        )
 
 
 def tell(known: KnownPlan | None, plan: Plan, folder: ResultsFolder, console: Console) -> None:

@@ -76,6 +76,42 @@ def run(
     return summary.exit_code
 
 
+def plan(
+    experiment: str = "quickstart",
+    /,
+    *,
+    set: tuple[tuple[str, ...], ...] = (),
+    seeds: str | None = None,
+    storage: str = "runs",
+    address: str = "local",
+    json: bool = False,
+) -> int:
+    """Say what a run would cost and can show, from a probe of a few real steps; refuse what cannot run.
+
+    Args:
+        experiment: A file, or a built-in experiment: quickstart, smoke, ab, controls, ablation.
+        set: Change fields of the experiment: base.lr=1e-3 arms.flat.kv_method=full analysis.margin=0.02.
+        seeds: Seeds instead of the experiment's: 0-9 or 0,3,5.
+        storage: The folder that holds experiments: what is done there already is not counted again.
+        address: As for run; or a cluster.yaml, to plan for the cluster that it describes.
+        json: Print one JSON object instead of the text.
+    """
+    from rich.console import Console
+
+    from orchestrator.plan import forecast, refuse_full_disk
+    from orchestrator.plan_text import print_forecast
+    from orchestrator.spec import load_spec
+
+    spec = load_spec(experiment, [change for group in set for change in group], seeds)
+    found = forecast(spec, storage=storage, address=address, console=Console(stderr=True))
+    if json:
+        _print_json(found.to_dict())
+    else:
+        print_forecast(found, Console())
+    refuse_full_disk(found)
+    return 0
+
+
 def report(
     places: tuple[str, ...],
     /,
@@ -173,6 +209,7 @@ def gates(*flags: str) -> int:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
+    "plan": plan,
     "report": report,
     "status": status,
     "train": train,
@@ -259,6 +296,12 @@ def _in_one_line(complaint: str) -> str:
     lines = [line.strip("╭╮╰╯│─ ") for line in complaint.splitlines() if not line.startswith("╭")]
     told = list(itertools.takewhile(lambda line: line and "help" not in line, lines))
     return " ".join(told).rstrip(".") + ": see kvtune --help."
+
+
+def _print_json(told: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(told, indent=2, allow_nan=False))
 
 
 def _report(folder: str) -> ReportResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
 from orchestrator.tuning import LOCAL, Runner, connected, knock, lacking
-from trainables.config import InputError, unknown
+from trainables.config import DistillConfig, InputError, unknown
 from trainables.trial_folder import write_text
 
 SERIAL = "serial"
@@ -85,20 +86,21 @@ def run(
     """
     objective, console = objective or Objective(), console or Console(stderr=True)
     launch = provenance.describe_launch(address=address, started_at=attempts.now())
-    _check_address(address, spec.resources)
+    check_address(address, spec.resources)
     trackers.refuse_missing(spec.trackers)
     plan = make_plan(spec)
     folder = results_folder(storage, spec)
     known = changes.known_plan(folder, plan)
-    missing = _missing(plan, folder)
-    _preflight(missing, objective)
+    missing = missing_cells(plan, folder)
+    preflight(missing, objective)
+    _refuse_full_disk(missing, folder, objective)
     changes.tell(known, plan, folder, console)
     changes.agree(changes.edits(known, plan, folder), plan, yes=yes, console=console)
     if missing and len(missing) < len(plan.cells):
         provenance.tell_drift(folder.provenance, launch, lambda line: changes.say(console, line))
     with _locked(folder):
         _tell_what_runs(missing, plan, address, console)
-        _prepare(missing, objective, console)
+        prepare(missing, objective, console)
         with _backend(address, spec.resources, bool(missing), console) as run_jobs:
             with _writable(folder):
                 _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
@@ -119,7 +121,7 @@ def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
     return ResultsFolder(Path(storage).expanduser().resolve() / spec.name)
 
 
-def _check_address(address: str, resources: Resources) -> None:
+def check_address(address: str, resources: Resources) -> None:
     """Refuse an address where nobody answers, and here a trial that needs more than there is."""
     if address not in (SERIAL, LOCAL, "auto") and ":" not in address:
         raise unknown("--address", address, (SERIAL, LOCAL, "auto", "HOST:PORT"))
@@ -130,7 +132,7 @@ def _check_address(address: str, resources: Resources) -> None:
         raise InputError(lack)
 
 
-def _missing(plan: Plan, folder: ResultsFolder) -> list[Cell]:
+def missing_cells(plan: Plan, folder: ResultsFolder) -> list[Cell]:
     """The planned cells without a usable result."""
     known = {cell.trial_id: read_trial(folder.trials / cell.trial_id, _as_cell(cell)) for cell in plan.cells}
     return [cell for cell in plan.cells if known[cell.trial_id].status not in RESULTS]
@@ -156,11 +158,15 @@ def _distinct(cells: Sequence[Cell]) -> dict[str, Cell]:
     """One cell for every configuration, whatever its seed."""
     distinct: dict[str, Cell] = {}
     for cell in cells:
-        distinct.setdefault(replace(cell.config, seed=0).hash(), cell)
+        distinct.setdefault(_kind_of(cell), cell)
     return distinct
 
 
-def _preflight(cells: Sequence[Cell], objective: Objective) -> None:
+def _kind_of(cell: Cell) -> str:
+    return replace(cell.config, seed=0).hash()
+
+
+def preflight(cells: Sequence[Cell], objective: Objective) -> None:
     check = resolve(objective.check) if cells else None
     for cell in _distinct(cells).values():
         assert check is not None
@@ -170,7 +176,30 @@ def _preflight(cells: Sequence[Cell], objective: Objective) -> None:
             raise InputError(f"arm {cell.arm!r}: {error}") from None
 
 
-def _prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> None:
+def _refuse_full_disk(cells: Sequence[Cell], folder: ResultsFolder, objective: Objective) -> None:
+    """Refuse a storage that the checkpoints to come would fill, for certain."""
+    weights = {key: resolve(objective.weigh)(cell.config) for key, cell in _distinct(cells).items()}
+    needed = sum(weights[_kind_of(cell)] * _kept_for_certain(cell.config) for cell in cells)
+    free = shutil.disk_usage(existing(folder.path)).free
+    if needed > free:
+        raise InputError(
+            f"--storage: the checkpoints to come take {needed:,} bytes at least and {free:,} are free at "
+            f"{folder.path}: choose another --storage, free some, or lower base.save_total_limit."
+        )
+
+
+def _kept_for_certain(config: DistillConfig) -> int:
+    """Checkpoints that a trial leaves; where only its rows tell how many it makes, one."""
+    made = -(-config.max_steps // config.save_steps) if config.max_steps else 1
+    return min(made, config.save_total_limit)
+
+
+def existing(path: Path) -> Path:
+    """The path, or the folder above it that is there already."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> None:
     """Have the built-in teacher there, once, before any trial needs it."""
     needs = {tuple(getattr(cell.config, name) for name in TEACHER_FIELDS): cell.config for cell in cells}
     prepare = resolve(objective.prepare) if needs else None
@@ -298,7 +327,8 @@ def _writable(folder: ResultsFolder) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: ResultsFolder) -> Iterator[None]:
-    """Make the folder and keep a second `kvtune run` out of it."""
+    """Make the folder and keep a second `kvtune run` out of it; one where nothing was started goes again."""
+    new = not folder.path.exists()
     with _writable(folder):
         folder.path.mkdir(parents=True, exist_ok=True)
         file = (folder.path / ".lock").open("w")
@@ -307,4 +337,9 @@ def _locked(folder: ResultsFolder) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"another run is at work in {folder.path}: wait for it, or end it.") from None
-        yield
+        try:
+            yield
+        except InputError:
+            if new and [path.name for path in folder.path.iterdir()] == [".lock"]:
+                shutil.rmtree(folder.path)
+            raise

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from orchestrator import capacity
 from orchestrator.child import Job
 from orchestrator.spec import Resources
 from orchestrator.trial import run_cell
@@ -44,8 +45,8 @@ Runner = Callable[[Sequence[Job]], None]
 def connected(address: str, resources: Resources, tell: Callable[[str], None]) -> Iterator[Runner]:
     """A Ray to run jobs on: a new one on this machine, or the cluster at `address`.
 
-    Raises InputError if it cannot be reached, or if none of this machine's resources can hold a trial. On a
-    cluster, which may grow, that is only told.
+    Raises InputError if it cannot be reached, or if no node that stands or that its autoscaler may add can
+    hold a trial. Where one must be added first, or nobody knows whether one can be, that is told.
     """
     import_quietly()
     import ray
@@ -54,10 +55,12 @@ def connected(address: str, resources: Resources, tell: Callable[[str], None]) -
     if ours:
         _init(address)
     try:
-        lack = lacking(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        if lack and address == LOCAL:
-            raise InputError(lack)
-        if lack:
+        nodes = [place.resources for place in capacity.standing_nodes()]
+        if lack := lacking(resources, nodes):
+            growth = capacity.Growth() if address == LOCAL else capacity.growth_here()
+            never = lacking(resources, [*nodes, *(place.resources for place in growth.types)])
+            if never and growth.known:
+                raise InputError(never)
             tell(f"{lack} Trials wait until the cluster grows.")
         yield _run
     finally:

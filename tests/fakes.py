@@ -71,8 +71,17 @@ def ready(config: DistillConfig, progress: Callable[[str], None]) -> None:
     """Nothing to prepare."""
 
 
+def weightless(config: DistillConfig) -> int:
+    """No checkpoints."""
+    return 0
+
+
 FAKE = Objective(
-    distill="tests.fakes:distill", check="tests.fakes:accept", prepare="tests.fakes:ready", preload=()
+    distill="tests.fakes:distill",
+    check="tests.fakes:accept",
+    prepare="tests.fakes:ready",
+    weigh="tests.fakes:weightless",
+    preload=(),
 )
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM
+
+from trainables.aligners import parameter_count
 from trainables.aligners.flat import check_rank
 from trainables.assemble import tokenizers_of
 from trainables.builtin_teacher import RECIPES, ensure_teacher
@@ -47,6 +51,18 @@ def prepare(config: DistillConfig, progress: Callable[[str], None]) -> None:
     """Have the built-in teacher ready where it is asked for: trained once if need be, its skill checked."""
     if config.teacher == BUILTIN_TEACHER:
         ensure_teacher(config, progress)
+
+
+def checkpoint_bytes(config: DistillConfig) -> int:
+    """Bytes that one checkpoint takes at least: the student's weights and AdamW's two moments, in float32.
+
+    0 for the built-in students, which take about a megabyte.
+    """
+    if config.model_name in BUILTIN_STUDENTS:
+        return 0
+    with torch.device("meta"):
+        student = AutoModelForCausalLM.from_config(read_config(config.model_name, "--model_name"))
+    return 3 * 4 * parameter_count(student)
 
 
 def _check_names(config: DistillConfig) -> None:

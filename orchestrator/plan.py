@@ -1,0 +1,328 @@
+"""What a run will cost and what it can show, before it starts: counted, and measured by a short probe."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from analysis.power import detectable_dz, least_pairs, upper_sd
+from analysis.records import ResultsFolder
+from orchestrator import capacity, changes
+from orchestrator.capacity import MOST, Growth, Place
+from orchestrator.child import Job, Objective
+from orchestrator.launch import (
+    SERIAL,
+    check_address,
+    existing,
+    missing_cells,
+    preflight,
+    prepare,
+    results_folder,
+)
+from orchestrator.probe import Cost, probe, probe_job
+from orchestrator.spec import ExperimentSpec
+from orchestrator.trials import Cell, Plan, make_plan
+from orchestrator.tuning import LOCAL, connected, lacking
+from trainables.config import DistillConfig, InputError
+from trainables.trial_folder import TrialFolder
+
+POWER = 0.8
+PARQUET_BYTES = 30
+"""A row of metrics.parquet, compressed, at most."""
+REPORT_BYTES = 5_000_000
+GROWN = " when it has grown"
+Prober = Callable[[Job, int], tuple[Cost, float]]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The smallest effect that the planned seeds can show."""
+
+    pairs: int
+    alpha: float
+    """Of the strictest test: shared among looks and, by Holm's first step, among treatments."""
+    floor: float
+    """The smallest p that the exact test can give."""
+    pairs_needed: int
+    """Fewest pairs with which the exact test can claim anything at this alpha."""
+    dz: float | None
+    """Found with 80 % power; None where nothing can be claimed."""
+    metric: str
+    sesoi: float | None
+    sd_for_sesoi: float | None
+    """The largest SD of the paired differences at which the effect of interest is found."""
+    known: tuple[Mapping[str, Any], ...]
+    """Per contrast with earlier results: their pairs, SD and its upper limit, and the effects by these."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Everything that `kvtune plan` says, as plain numbers: seconds, bytes."""
+
+    name: str
+    plan_hash: str
+    folder: str
+    trials: int
+    done: int
+    to_run: int
+    steps: int
+    steps_left: int
+    slots: int
+    where: str
+    arms: tuple[Cost, ...]
+    trial_s: Mapping[str, float]
+    """One whole trial of each arm."""
+    total_s: float
+    """All trials one after another."""
+    wall_s: float
+    """From the start to the end of the last trial on these slots."""
+    disk_bytes: Mapping[str, int]
+    free_bytes: int
+    memory_bytes: int
+    """Of as many trials as run at once on one machine."""
+    machine_bytes: int
+    effect: Effect
+
+    def to_dict(self) -> dict[str, Any]:
+        """For strict JSON."""
+        return asdict(self)
+
+
+def forecast(
+    spec: ExperimentSpec,
+    *,
+    storage: str | Path = "runs",
+    address: str = "local",
+    objective: Objective | None = None,
+    console: Console | None = None,
+) -> Forecast:
+    """Count, probe and add up; nothing stays but a built-in teacher in the cache, which a run needs as well.
+
+    address: as for run; or a cluster.yaml, whose nodes are then counted and the probe is made here.
+    Raises InputError for whatever run would refuse, and for a disk too small for what the run will write.
+    """
+    objective, console = objective or Objective(), console or Console(stderr=True)
+    plan = make_plan(spec)
+    folder = results_folder(storage, spec)
+    known = changes.known_plan(folder, plan)
+    missing = missing_cells(plan, folder)
+    with _reached(address, spec, console) as (places, growth, where, measure):
+        refuse_unplaceable(spec, places, growth)
+        preflight(missing, objective)
+        changes.show(changes.edits(known, plan, folder), plan, console)
+        changes.tell(known, plan, folder, console)
+        prepare(missing, objective, console)
+        costs, start_s = _probe_arms(missing, spec, objective, measure)
+    count = 1 if address == SERIAL else max(1, capacity.slots(spec.resources, places, growth))
+    return _add_up(plan, folder, missing, costs, count, where, start_s)
+
+
+def refuse_unplaceable(spec: ExperimentSpec, places: Sequence[Place], growth: Growth) -> None:
+    """Raise InputError where no node that stands or may be added holds a trial, naming what is short."""
+    lack = lacking(spec.resources, [place.resources for place in (*places, *growth.types)])
+    if lack and growth.known:
+        raise InputError(lack)
+
+
+Reached = tuple[Sequence[Place], Growth, str, Prober]
+
+
+@contextmanager
+def _reached(address: str, spec: ExperimentSpec, console: Console) -> Iterator[Reached]:
+    """Where the trials may go, and a way to probe one there."""
+    if address.endswith((".yaml", ".yml")):
+        places, growth = capacity.cluster_file(address)
+        yield places, growth, f"the cluster of {address}{GROWN}", probe
+        return
+    check_address(address, spec.resources)
+    told = spec.resources.gpus or spec.resources.memory_gib
+    if address == SERIAL or (address == LOCAL and not told):
+        here = Place("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": MOST, "memory": math.inf})
+        yield [here], Growth(), "this machine", probe
+        return
+    with connected(address, spec.resources, console.print):
+        growth = Growth() if address == LOCAL else capacity.growth_here()
+        where = "this machine" if address == LOCAL else "the cluster" + GROWN * bool(growth.types)
+        yield capacity.standing_nodes(), growth, where, partial(_probe_on_ray, spec)
+
+
+def _probe_on_ray(spec: ExperimentSpec, job: Job, eval_size: int) -> tuple[Cost, float]:
+    import ray
+
+    remote = ray.remote(num_cpus=job.cpus, num_gpus=job.gpus, max_retries=0)(probe)
+    try:
+        measured: tuple[Cost, float] = ray.get(remote.remote(job, eval_size))
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, InputError) else error) from None
+    return measured
+
+
+def _probe_arms(
+    missing: Sequence[Cell], spec: ExperimentSpec, objective: Objective, measure: Prober
+) -> tuple[dict[str, Cost], float]:
+    """Arm -> its cost, each distinct configuration once; and what the first process of a worker costs."""
+    distinct: dict[str, Cell] = {}
+    for cell in missing:
+        distinct.setdefault(cell.arm, cell)
+    found = {
+        arm: measure(probe_job(cell, spec.resources, objective), cell.config.eval_size)
+        for arm, cell in distinct.items()
+    }
+    return {arm: cost for arm, (cost, _) in found.items()}, max(
+        (start for _, start in found.values()), default=0.0
+    )
+
+
+def _add_up(
+    plan: Plan,
+    folder: ResultsFolder,
+    missing: Sequence[Cell],
+    costs: Mapping[str, Cost],
+    slots: int,
+    where: str,
+    start_s: float,
+) -> Forecast:
+    steps = _steps_of(plan.cells)
+    left = {cell.trial_id: max(0, steps[cell.arm] - _reached_step(folder, cell)) for cell in missing}
+    seconds = [costs[cell.arm].trial_s(cell.config, left[cell.trial_id]) for cell in missing]
+    disk = _disk(plan, folder, missing, costs, steps)
+    at_once = min(slots, len(missing)) if where == "this machine" else 1
+    return Forecast(
+        name=plan.spec.name,
+        plan_hash=plan.to_dict()["plan_hash"],
+        folder=str(folder.path),
+        trials=len(plan.cells),
+        done=len(plan.cells) - len(missing),
+        to_run=len(missing),
+        steps=sum(steps[cell.arm] for cell in plan.cells),
+        steps_left=sum(left.values()),
+        slots=slots,
+        where=where,
+        arms=tuple(costs.values()),
+        trial_s={cell.arm: costs[cell.arm].trial_s(cell.config, steps[cell.arm]) for cell in missing},
+        total_s=sum(seconds),
+        wall_s=makespan(seconds, slots) + (start_s if missing else 0.0),
+        disk_bytes=disk,
+        free_bytes=shutil.disk_usage(existing(folder.path)).free,
+        memory_bytes=at_once * max((cost.peak_bytes for cost in costs.values()), default=0),
+        machine_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        effect=effect_of(plan, folder),
+    )
+
+
+def refuse_full_disk(found: Forecast) -> None:
+    """Raise InputError where the run would fill the disk."""
+    needed = found.disk_bytes["all"]
+    if needed > found.free_bytes:
+        raise InputError(
+            f"--storage: the run will write {needed:,} bytes and {found.free_bytes:,} are free at "
+            f"{found.folder}: choose another --storage, free some, or lower base.save_total_limit."
+        )
+
+
+def makespan(seconds: Sequence[float], slots: int) -> float:
+    """When the last of these is over, each taken in order by the slot that is free first."""
+    free = [0.0] * slots
+    for lasts in seconds:
+        heapq.heappush(free, heapq.heappop(free) + lasts)
+    return max(free)
+
+
+def _steps_of(cells: Sequence[Cell]) -> dict[str, int]:
+    """Arm -> optimizer steps of one of its trials."""
+    return {cell.arm: _steps(cell.config) for cell in {cell.arm: cell for cell in cells}.values()}
+
+
+def _steps(config: DistillConfig) -> int:
+    if config.max_steps is not None:
+        return config.max_steps
+    from trainables.data import load_examples
+    from trainables.distill import planned_steps
+
+    return planned_steps(config, len(load_examples(config).train))
+
+
+def _reached_step(folder: ResultsFolder, cell: Cell) -> int:
+    """Where an unfinished trial would go on, if its newest checkpoint is intact."""
+    found = TrialFolder(folder.trials / cell.trial_id).checkpoints()
+    return int(found[0].name.rpartition("-")[2]) if found else 0
+
+
+def _disk(
+    plan: Plan,
+    folder: ResultsFolder,
+    missing: Sequence[Cell],
+    costs: Mapping[str, Cost],
+    steps: Mapping[str, int],
+) -> dict[str, int]:
+    """What the run will still write, by kind. A trial keeps its last checkpoints when it ends."""
+    checkpoints = records = values = 0
+    for cell in missing:
+        cost, config = costs[cell.arm], cell.config
+        kept = min(config.save_total_limit, math.ceil(steps[cell.arm] / config.save_steps))
+        checkpoints += kept * cost.checkpoint_bytes
+        records += cost.record_bytes(config, steps[cell.arm])
+        values += cost.values(config, steps[cell.arm])
+    more = len(plan.cells) / len(missing) if missing else 0.0
+    tables = int(values * more * PARQUET_BYTES) + (REPORT_BYTES if missing else 0)
+    return {
+        "checkpoints": checkpoints,
+        "records": records,
+        "tables": tables,
+        "all": checkpoints + records + tables,
+    }
+
+
+def effect_of(plan: Plan, folder: ResultsFolder) -> Effect:
+    """What the planned pairs can show, in SDs of the paired differences and, where known, in the unit."""
+    analysis, pairs = plan.spec.analysis, len(plan.spec.seeds)
+    treatments = max(1, len(plan.spec.arms) - 1)
+    alpha = analysis.alpha / len(analysis.looks or [1]) / treatments
+    floor = 2.0 ** (1 - pairs)
+    dz = detectable_dz(pairs, alpha, POWER) if floor <= alpha else None
+    return Effect(
+        pairs=pairs,
+        alpha=alpha,
+        floor=floor,
+        pairs_needed=least_pairs(alpha),
+        dz=dz,
+        metric=analysis.primary,
+        sesoi=analysis.sesoi,
+        sd_for_sesoi=analysis.sesoi / dz if analysis.sesoi and dz else None,
+        known=tuple(_known_effects(plan, folder, dz)) if dz else (),
+    )
+
+
+def _known_effects(plan: Plan, folder: ResultsFolder, dz: float) -> Iterator[dict[str, Any]]:
+    """The detectable effect by the SD of differences that are there; the differences stay untold."""
+    if not folder.runs.is_file():
+        return
+    from analysis import compare, load
+
+    experiment = load(folder.path)
+    for treatment, baseline in plan.contrasts:
+        if not {treatment, baseline} <= experiment.plan.arms.keys():
+            continue
+        found = compare(experiment, treatment=treatment, baseline=baseline)
+        sd = found.statistics.sd
+        if found.pairs >= 2 and sd:
+            upper = upper_sd(sd, found.pairs)
+            yield {
+                "treatment": treatment,
+                "baseline": baseline,
+                "pairs": found.pairs,
+                "sd": sd,
+                "detectable": dz * sd,
+                "upper_sd": upper,
+                "detectable_at_upper_sd": dz * upper,
+            }

@@ -1,0 +1,258 @@
+"""What a run will cost and can show: counted, measured, added up; and what is refused before it starts."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from rich.console import Console
+
+from analysis.power import detectable_dz
+from orchestrator import plan
+from orchestrator.child import Objective
+from orchestrator.launch import run
+from orchestrator.plan import Forecast, forecast, makespan, refuse_full_disk
+from orchestrator.plan_text import print_forecast
+from orchestrator.spec import load_spec, spec_from
+from tests.fakes import FAKE, experiment
+from tests.orchestrator.test_cli import answer
+from tests.orchestrator.test_run import arms, run_serially
+from trainables.config import DistillConfig, InputError
+from trainables.trial_folder import TrialFolder
+
+STEP, SAVE, EVAL = 0.1, 0.02, 0.5
+PACED = replace(FAKE, distill="tests.orchestrator.test_plan:paced")
+WHOLE = {"max_steps": 100, "save_steps": 40, "eval_steps": 25, "logging_steps": 10, "save_total_limit": 2}
+
+
+def paced(
+    config: DistillConfig, report: Callable[[dict[str, Any]], None], resume_from: str | None = None
+) -> dict[str, Any]:
+    """A trial by the clock of its own: every step, checkpoint and evaluation takes what it should."""
+    folder = TrialFolder(config.output_dir)
+    folder.claim(config)
+    assert config.max_steps
+    clock = 0.3
+    for step in range(1, config.max_steps + 1):
+        clock += STEP
+        _row(folder, step, clock, "train", {"loss": 1.0, "ce": 1.0})
+        if step % config.save_steps == 0 or step == config.max_steps:
+            clock += SAVE
+            folder.checkpoint(step).mkdir()
+            (folder.checkpoint(step) / "weights").write_bytes(bytes(1000))
+            folder.keep_checkpoints(config.save_total_limit)
+    _row(folder, config.max_steps, clock + EVAL, "eval", {"eval_ce": 1.0})
+    folder.write_predictions([{"item_id": "a", "correct": True}])
+    result = {"status": "completed", "config_hash": config.hash(), "peak_mem_bytes": 10**8, "device": "cpu"}
+    folder.write_result(result)
+    return result
+
+
+def _row(folder: TrialFolder, step: int, clock: float, split: str, metrics: dict[str, float]) -> None:
+    row = {"step": step, "epoch": 0.0, "tokens": 0, "wall_s": clock, "split": split, "n_items": 4}
+    folder.append_metrics({**row, "metrics": metrics})
+
+
+def forecast_of(
+    place: Path, objective: Objective = PACED, address: str = "serial", **changes: Any
+) -> Forecast:
+    spec = spec_from(experiment(**changes), "test")
+    return forecast(spec, storage=place, address=address, objective=objective)
+
+
+def whole(**changes: Any) -> dict[str, Any]:
+    return {"base": {**experiment()["base"], **WHOLE}, **changes}
+
+
+def text_of(found: Forecast) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    print_forecast(found, console)
+    told = console.file
+    assert isinstance(told, io.StringIO)
+    return told.getvalue()
+
+
+def test_a_probe_tells_step_checkpoint_and_evaluation_apart(place: Path) -> None:
+    (flat, structured) = forecast_of(place, **whole()).arms
+
+    for cost in (flat, structured):
+        assert cost.step_s == pytest.approx(STEP)
+        assert cost.save_s == pytest.approx(SAVE)
+        assert cost.eval_s == pytest.approx(EVAL)
+        assert (cost.checkpoint_bytes, cost.peak_bytes) == (1000, 10**8)
+        assert 0 <= cost.start_s < 2
+
+
+def test_a_trial_costs_its_steps_evaluations_and_checkpoints(place: Path) -> None:
+    found = forecast_of(place, **whole())
+
+    cost = found.arms[0]
+    one = cost.start_s + 100 * STEP + 4 * EVAL + 3 * SAVE
+    assert found.trial_s["flat"] == pytest.approx(one)
+    assert (found.trials, found.to_run, found.steps, found.steps_left) == (4, 4, 400, 400)
+    assert found.disk_bytes["checkpoints"] == 4 * 2 * 1000
+    assert found.total_s == pytest.approx(sum(2 * seconds for seconds in found.trial_s.values()))
+    assert found.slots == 1
+    assert found.total_s <= found.wall_s < found.total_s + 5
+
+
+def test_what_is_done_already_costs_nothing(place: Path) -> None:
+    run(spec_from(experiment(**whole(seeds=[0])), "test"), storage=place, address="serial", objective=PACED)
+    (next(place.glob("fake/trials/flat-seed0-*")) / "result.json").unlink()
+
+    found = forecast_of(place, **whole())
+
+    assert (found.trials, found.done, found.to_run) == (4, 1, 3)
+    assert found.steps_left == 200, "the trial whose result was lost has its last checkpoint"
+
+
+def test_with_nothing_to_run_nothing_is_probed(place: Path) -> None:
+    run_serially(place)
+
+    found = forecast_of(place, replace(FAKE, distill="tests.orchestrator.test_plan:nowhere"))
+
+    assert (found.to_run, found.arms, found.wall_s, found.disk_bytes["all"]) == (0, (), 0, 0)
+
+
+def test_nothing_is_left_behind(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+
+    forecast_of(place / "storage")
+
+    assert list(place.iterdir()) == []
+
+
+def test_an_arm_whose_probe_fails_is_refused_by_its_name(place: Path) -> None:
+    with pytest.raises(InputError, match=r"arm 'bad': its probe of 6 steps ended as crashed \(.*boom"):
+        forecast_of(place, FAKE, **arms(bad=3e-3, good=1e-3))
+
+
+def test_what_run_refuses_plan_refuses(place: Path) -> None:
+    with pytest.raises(InputError, match=r"resources\.cpus: a trial needs 4096 CPUs"):
+        forecast_of(place, resources={"cpus": 4096})
+    with pytest.raises(InputError, match=r"arm 'flat': --train_file nowhere\.jsonl"):
+        forecast_of(place, replace(FAKE, check="tests.fakes:refuse"))
+
+
+class Usage(NamedTuple):
+    """Of a disk, as shutil tells it."""
+
+    total: int = 10**6
+    used: int = 10**6 - 500
+    free: int = 500
+
+
+def heavy(config: DistillConfig) -> int:
+    """A checkpoint of a thousand bytes."""
+    return 1000
+
+
+def test_a_disk_that_the_run_would_fill_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage())
+    found = forecast_of(place, **whole())
+    with pytest.raises(InputError, match=r"the run will write .* and 500 are free"):
+        refuse_full_disk(found)
+
+    weighed = replace(FAKE, weigh="tests.orchestrator.test_plan:heavy")
+    with pytest.raises(
+        InputError, match=r"the checkpoints to come take 4,000 bytes at least and 500 are free"
+    ):
+        run(spec_from(experiment(), "test"), storage=place, address="serial", objective=weighed)
+    assert not (place / "fake").exists()
+
+
+def test_trials_are_taken_in_order_by_the_slot_that_is_free_first() -> None:
+    assert makespan([3, 1, 1, 1], 2) == 3
+    assert makespan([1, 1, 1, 3], 2) == 4
+    assert makespan([], 2) == 0
+
+
+def test_too_few_seeds_are_not_testable_and_told_how_many_are(place: Path) -> None:
+    found = forecast_of(place, seeds=list(range(5)))
+
+    assert found.effect.dz is None
+    assert "NOT TESTABLE: the smallest exact p of 5 pairs is 0.062, above alpha 0.05; 6 seeds" in text_of(
+        found
+    )
+
+
+def test_the_detectable_effect_shares_alpha_among_looks_and_treatments(place: Path) -> None:
+    analysis = {"baseline": "flat", "sesoi": 0.05, "looks": [6, 12]}
+    three = {**experiment()["arms"], "four": {"target_len": 4}}
+    found = forecast_of(place, seeds=list(range(12)), arms=three, analysis=analysis).effect
+
+    assert found.alpha == pytest.approx(0.05 / 2 / 2)
+    assert found.dz == pytest.approx(detectable_dz(12, 0.05 / 4))
+    assert found.sd_for_sesoi == pytest.approx(0.05 / found.dz)
+
+
+def test_earlier_results_turn_the_effect_into_the_metrics_unit(place: Path) -> None:
+    run_serially(place, seeds=[0, 1, 2])
+
+    found = forecast_of(place, seeds=list(range(8)))
+
+    (known,) = found.effect.known
+    assert known["pairs"] == 3
+    assert known["detectable"] == pytest.approx(found.effect.dz * known["sd"])
+    assert known["upper_sd"] > known["sd"]
+    assert "by the SD of 3 earlier pairs" in text_of(found)
+    assert "difference" not in known
+
+
+def test_an_edit_of_finished_trials_is_shown(place: Path) -> None:
+    run_serially(place)
+    console = Console(file=io.StringIO(), width=200)
+    edited = {"base": {**experiment()["base"], "target_len": 4}}
+
+    forecast(
+        spec_from(experiment(**edited), "t"),
+        storage=place,
+        address="serial",
+        objective=PACED,
+        console=console,
+    )
+
+    assert isinstance(console.file, io.StringIO)
+    assert "every arm: target_len: 8 -> 4 (4 finished trials set aside)" in console.file.getvalue()
+
+
+def test_the_command_prints_text_or_one_json_object(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "Objective", lambda: PACED)
+    options = ["smoke", "--storage", str(place), "--address", "serial"]
+
+    code, out, _ = answer(capsys, "plan", *options)
+    assert code == 0
+    assert out.startswith("smoke: 4 trials, 4 to run: 48 of 48 steps")
+    assert all(f"\n{word}: " in out for word in ("time", "disk", "memory", "effect"))
+
+    code, out, _ = answer(capsys, "plan", *options, "--json")
+    told = json.loads(out)
+    assert told["arms"][0]["step_s"] == pytest.approx(STEP)
+    assert told["effect"]["dz"] is None
+
+
+@pytest.mark.slow
+def test_a_real_probe_is_near_what_the_trials_take(place: Path) -> None:
+    spec = load_spec("smoke", ["base.max_steps=40", "base.eval_steps=20"], "0")
+
+    found = forecast(spec, storage=place, address="serial")
+    assert not (place / "smoke").exists()
+    summary = run(spec, storage=place, address="serial")
+
+    for trial in summary.trials:
+        assert trial.result is not None
+        trained = found.trial_s[trial.cell["arm"]] - next(
+            cost.start_s for cost in found.arms if cost.arm == trial.cell["arm"]
+        )
+        assert 1 / 3 < trained / trial.result["wall_s"] < 3, (trained, trial.result["wall_s"])
+        size = sum(path.stat().st_size for path in Path(summary.folder).glob("trials/*/checkpoint-*/*"))
+        assert found.disk_bytes["checkpoints"] == pytest.approx(size, rel=0.05)
