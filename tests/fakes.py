@@ -14,6 +14,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,41 @@ def weightless(config: DistillConfig) -> int:
     return 0
 
 
+def heavy(config: DistillConfig) -> int:
+    """A checkpoint of a thousand bytes."""
+    return 1000
+
+
+STEP, SAVE, EVAL = 0.1, 0.02, 0.5
+"""Seconds that the paced trial's clock counts for its parts."""
+
+
+def paced(config: DistillConfig, report: Report, resume_from: str | None = None) -> dict[str, Any]:
+    """A trial of as many steps as it should have, with checkpoints, by a clock of its own."""
+    folder = TrialFolder(config.output_dir)
+    folder.claim(config)
+    assert config.max_steps
+    clock = 0.3
+    for step in range(1, config.max_steps + 1):
+        clock += STEP
+        _tick(folder, step, clock, "train", {"loss": 1.0, "ce": 1.0})
+        if step % config.save_steps == 0 or step == config.max_steps:
+            clock += SAVE
+            folder.checkpoint(step).mkdir()
+            (folder.checkpoint(step) / "weights").write_bytes(bytes(1000))
+            folder.keep_checkpoints(config.save_total_limit)
+    _tick(folder, config.max_steps, clock + EVAL, "eval", {"eval_ce": 1.0})
+    folder.write_predictions([{"item_id": "a", "correct": True}])
+    result = {"status": "completed", "config_hash": config.hash(), "peak_mem_bytes": 10**8, "device": "cpu"}
+    folder.write_result(result)
+    return result
+
+
+def _tick(folder: TrialFolder, step: int, clock: float, split: str, metrics: dict[str, float]) -> None:
+    row = {"step": step, "epoch": 0.0, "tokens": 0, "wall_s": clock, "split": split, "n_items": 4}
+    folder.append_metrics({**row, "metrics": metrics})
+
+
 FAKE = Objective(
     distill="tests.fakes:distill",
     check="tests.fakes:accept",
@@ -83,6 +119,9 @@ FAKE = Objective(
     weigh="tests.fakes:weightless",
     preload=(),
 )
+
+
+PACED = replace(FAKE, distill="tests.fakes:paced")
 
 
 def experiment(**changes: Any) -> dict[str, Any]:

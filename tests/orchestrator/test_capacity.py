@@ -176,8 +176,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def kvtune(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = (
-        "import sys\nfrom orchestrator import cli, launch, plan\nfrom tests.fakes import FAKE\n"
-        "from tests.orchestrator.test_plan import PACED\n"
+        "import sys\nfrom orchestrator import cli, launch, plan\nfrom tests.fakes import FAKE, PACED\n"
         "launch.Objective, plan.Objective = (lambda: FAKE), (lambda: PACED)\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )

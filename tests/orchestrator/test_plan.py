@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,43 +20,12 @@ from orchestrator.launch import run
 from orchestrator.plan import Forecast, forecast, makespan, refuse_full_disk
 from orchestrator.plan_text import print_forecast
 from orchestrator.spec import load_spec, spec_from
-from tests.fakes import FAKE, experiment
+from tests.fakes import EVAL, FAKE, PACED, SAVE, STEP, experiment
 from tests.orchestrator.test_cli import answer
 from tests.orchestrator.test_run import arms, run_serially
-from trainables.config import DistillConfig, InputError
-from trainables.trial_folder import TrialFolder
+from trainables.config import InputError
 
-STEP, SAVE, EVAL = 0.1, 0.02, 0.5
-PACED = replace(FAKE, distill="tests.orchestrator.test_plan:paced")
 WHOLE = {"max_steps": 100, "save_steps": 40, "eval_steps": 25, "logging_steps": 10, "save_total_limit": 2}
-
-
-def paced(
-    config: DistillConfig, report: Callable[[dict[str, Any]], None], resume_from: str | None = None
-) -> dict[str, Any]:
-    """A trial by the clock of its own: every step, checkpoint and evaluation takes what it should."""
-    folder = TrialFolder(config.output_dir)
-    folder.claim(config)
-    assert config.max_steps
-    clock = 0.3
-    for step in range(1, config.max_steps + 1):
-        clock += STEP
-        _row(folder, step, clock, "train", {"loss": 1.0, "ce": 1.0})
-        if step % config.save_steps == 0 or step == config.max_steps:
-            clock += SAVE
-            folder.checkpoint(step).mkdir()
-            (folder.checkpoint(step) / "weights").write_bytes(bytes(1000))
-            folder.keep_checkpoints(config.save_total_limit)
-    _row(folder, config.max_steps, clock + EVAL, "eval", {"eval_ce": 1.0})
-    folder.write_predictions([{"item_id": "a", "correct": True}])
-    result = {"status": "completed", "config_hash": config.hash(), "peak_mem_bytes": 10**8, "device": "cpu"}
-    folder.write_result(result)
-    return result
-
-
-def _row(folder: TrialFolder, step: int, clock: float, split: str, metrics: dict[str, float]) -> None:
-    row = {"step": step, "epoch": 0.0, "tokens": 0, "wall_s": clock, "split": split, "n_items": 4}
-    folder.append_metrics({**row, "metrics": metrics})
 
 
 def forecast_of(
@@ -87,7 +55,7 @@ def test_a_probe_tells_step_checkpoint_and_evaluation_apart(place: Path) -> None
         assert cost.save_s == pytest.approx(SAVE)
         assert cost.eval_s == pytest.approx(EVAL)
         assert (cost.checkpoint_bytes, cost.peak_bytes) == (1000, 10**8)
-        assert 0 <= cost.start_s < 2
+        assert cost.start_s >= 0
 
 
 def test_a_trial_costs_its_steps_evaluations_and_checkpoints(place: Path) -> None:
@@ -100,7 +68,7 @@ def test_a_trial_costs_its_steps_evaluations_and_checkpoints(place: Path) -> Non
     assert found.disk_bytes["checkpoints"] == 4 * 2 * 1000
     assert found.total_s == pytest.approx(sum(2 * seconds for seconds in found.trial_s.values()))
     assert found.slots == 1
-    assert found.total_s <= found.wall_s < found.total_s + 5
+    assert found.wall_s >= found.total_s
 
 
 def test_what_is_done_already_costs_nothing(place: Path) -> None:
@@ -116,7 +84,7 @@ def test_what_is_done_already_costs_nothing(place: Path) -> None:
 def test_with_nothing_to_run_nothing_is_probed(place: Path) -> None:
     run_serially(place)
 
-    found = forecast_of(place, replace(FAKE, distill="tests.orchestrator.test_plan:nowhere"))
+    found = forecast_of(place, replace(FAKE, distill="tests.fakes:nowhere"))
 
     assert (found.to_run, found.arms, found.wall_s, found.disk_bytes["all"]) == (0, (), 0, 0)
 
@@ -149,18 +117,13 @@ class Usage(NamedTuple):
     free: int = 500
 
 
-def heavy(config: DistillConfig) -> int:
-    """A checkpoint of a thousand bytes."""
-    return 1000
-
-
 def test_a_disk_that_the_run_would_fill_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage())
     found = forecast_of(place, **whole())
     with pytest.raises(InputError, match=r"the run will write .* and 500 are free"):
         refuse_full_disk(found)
 
-    weighed = replace(FAKE, weigh="tests.orchestrator.test_plan:heavy")
+    weighed = replace(FAKE, weigh="tests.fakes:heavy")
     with pytest.raises(
         InputError, match=r"the checkpoints to come take 4,000 bytes at least and 500 are free"
     ):
