@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from orchestrator import job_commands
 from trainables.config import InputError, unknown
 
 if TYPE_CHECKING:
@@ -173,11 +174,12 @@ def _imported(kind: str, places: Sequence[str], map: str | None, out: str | None
     return import_runs(kind, places, parse(text, map), map, out)
 
 
-def status(folder: str, /, *, json: bool = False) -> int:
-    """Show how far every trial of an experiment is, by arm and seed.
+def status(target: str, /, *, address: str | None = None, json: bool = False) -> int:
+    """Show how far every trial of an experiment is, by arm and seed; or where a job on a cluster stands.
 
     Args:
-        folder: The folder that `kvtune run` writes: STORAGE/NAME.
+        target: The folder that `kvtune run` writes (STORAGE/NAME), or a job's name.
+        address: Of a job: the cluster's dashboard; $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
         json: Print one JSON object for machines instead.
     """
     from rich.console import Console
@@ -185,9 +187,11 @@ def status(folder: str, /, *, json: bool = False) -> int:
     from orchestrator import machine
     from orchestrator.progress import board_of, table_of
 
-    board = board_of(folder)
+    if address or not (os.path.exists(target) or "/" in target):
+        return job_commands.job_status(target, address, json=json)
+    board = board_of(target)
     if json:
-        machine.emit(machine.of_board(folder, board))
+        machine.emit(machine.of_board(target, board))
     else:
         Console().print(table_of(board.cells, board.states))
     return 0
@@ -212,6 +216,10 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "plan": plan,
     "report": report,
     "status": status,
+    "submit": job_commands.submit,
+    "logs": job_commands.logs,
+    "stop": job_commands.stop,
+    "fetch": job_commands.fetch,
     "train": train,
     "gates": gates,
 }

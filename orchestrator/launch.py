@@ -22,6 +22,7 @@ from orchestrator.attempts import RESULTS
 from orchestrator.child import Job, Objective, resolve
 from orchestrator.collect import Trial, collect, read_trial, read_trials
 from orchestrator.progress import Progress, Tell
+from orchestrator.shared import check_shared
 from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
@@ -102,6 +103,8 @@ def run(
         _tell_what_runs(missing, plan, address, console)
         prepare(missing, objective, console)
         with _backend(address, spec.resources, bool(missing), console) as run_jobs:
+            if missing and address not in (SERIAL, LOCAL):
+                check_shared(folder.path)
             with _writable(folder):
                 _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
                 provenance.write(folder.provenance, launch)

@@ -11,6 +11,7 @@ from ray.tune import Callback
 
 from orchestrator import attempts
 from orchestrator.attempts import NO_WORD, Status
+from orchestrator.shared import UNSEEN
 
 PREEMPTED = "node was preempted"
 PRESSURE = ("memory pressure", "running low on memory", "OutOfMemory")
@@ -34,10 +35,13 @@ class Losses(Callback):
         """Never raises: an error in a callback would end the whole run."""
         try:
             folder = Path(self.folders[trial.config["arm"], trial.config["seed"]])
-            known = attempts.read(folder)
+            known, said = attempts.read(folder), _error_of(trial)
             if known and known[-1].status is None:
-                status, reason = _why(_error_of(trial), known[-1].node)
+                status, reason = _why(said, known[-1].node)
                 attempts.end(folder, known[-1].number, status, reason)
+            elif unseen := UNSEEN.search(said):  # nothing could be written there
+                folder.mkdir(exist_ok=True)
+                attempts.end(folder, attempts.start(folder, None), "preempted", unseen[0])
         except Exception:
             log.exception("how the attempt of %s ended could not be recorded", trial)
 

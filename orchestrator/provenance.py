@@ -34,9 +34,10 @@ def code_revision() -> str | None:
     """The git revision of this package's source; None outside a checkout.
 
     Where files were changed -dirty and a hash of the changes follow, so that two edits are not taken for one.
+    On a cluster, where a job's package is no checkout, it is the one that `kvtune submit` found.
     """
     if _git("ls-files", "--error-unmatch", "orchestrator/provenance.py") is None:
-        return None
+        return os.environ.get("KVTUNE_CODE_REV") or None
     revision = _git("rev-parse", "HEAD")
     if revision is None:
         return None
@@ -55,6 +56,7 @@ def describe_launch(*, address: str, started_at: str) -> dict[str, Any]:
         "finished_at": None,
         "command": without_secrets(shlex.join(sys.argv)),
         "address": without_secrets(address),
+        "job": os.environ.get("KVTUNE_JOB"),
         "code_rev": revision,
         "dirty": "-dirty-" in revision if revision else None,
         "python": platform.python_version(),

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator import attempts, space
 from orchestrator.attempts import RESULTS, Outcome
 from orchestrator.child import Job, Row, run_in_child
+from orchestrator.shared import require_here
 from orchestrator.trackers import Tracking
 from orchestrator.trial_files import CorruptFile, read_result
 from orchestrator.watch import SUPERSEDED
@@ -74,6 +75,7 @@ def run_cell(config: Mapping[str, Any], jobs: Mapping[tuple[str, int], Job]) -> 
     from ray import get_runtime_context, tune
 
     job = jobs[config["arm"], config["seed"]]
+    require_here(Path(job.folder))
     latest: dict[str, Any] = {"alignment_mode": job.config["alignment_mode"]}
     reported = 0.0
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import capacity
+from orchestrator.auth import keep_private
 from orchestrator.child import Job
 from orchestrator.spec import Resources
 from orchestrator.trial import run_cell
@@ -38,6 +41,8 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 """Set before Ray is imported: token authentication, quiet, and Ctrl-C is ours to handle."""
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Set to 0 it keeps every port of a new Ray on 127.0.0.1, as on macOS; read when Ray is imported."""
 Runner = Callable[[Sequence[Job]], None]
 
 
@@ -49,11 +54,12 @@ def connected(address: str, resources: Resources, tell: Callable[[str], None]) -
     hold a trial. Where one must be added first, or nobody knows whether one can be, that is told.
     """
     import_quietly()
-    import ray
+    with _on_loopback(address):
+        import ray
 
-    ours = not ray.is_initialized()
-    if ours:
-        _init(address)
+        ours = not ray.is_initialized()
+        if ours:
+            _init(address)
     try:
         nodes = [place.resources for place in capacity.standing_nodes()]
         if lack := lacking(resources, nodes):
@@ -179,6 +185,19 @@ def _silent(address: str, error: Exception) -> InputError:
     )
 
 
+@contextmanager
+def _on_loopback(address: str) -> Iterator[None]:
+    """Let a Ray of our own listen on this machine only; what the user has set stays."""
+    if address != LOCAL or LOOPBACK in os.environ or "ray" in sys.modules:
+        yield
+        return
+    os.environ[LOOPBACK] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[LOOPBACK]  # Ray's processes have it; it is not for other programs
+
+
 def _init(address: str) -> None:
     import ray
 
@@ -191,6 +210,5 @@ def _init(address: str) -> None:
         if address == LOCAL:
             raise
         raise _silent(address, error) from None
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file() and token.stat().st_uid == os.getuid():
-        token.chmod(0o600)  # Ray writes it readable for all
+    with contextlib.suppress(FileNotFoundError):
+        keep_private(Path.home() / ".ray" / "auth_token")

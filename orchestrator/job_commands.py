@@ -1,0 +1,146 @@
+"""kvtune submit, logs, stop and fetch: jobs on a cluster."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.cluster import Cluster
+
+INTERRUPTED = 130
+
+
+def submit(
+    experiment: str,
+    /,
+    *,
+    address: str | None = None,
+    follow: bool = False,
+    set: tuple[tuple[str, ...], ...] = (),
+    seeds: str | None = None,
+    storage: str = "/srv/kvtune",
+    cpus: int = 0,
+    environment: str | None = None,
+    yes: bool = False,
+) -> int:
+    """Run an experiment as a job on a cluster, with this code and these files; twice is once.
+
+    Args:
+        experiment: A file, or a built-in experiment.
+        address: The cluster's dashboard; $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
+        follow: Print what the job prints until it ends, and exit with its exit code.
+        set: Change fields of the experiment: base.lr=1e-3 analysis.margin=0.02.
+        seeds: Seeds instead of the experiment's: 0-9 or 0,3,5.
+        storage: A folder that all nodes of the cluster share, by its absolute path there.
+        cpus: CPUs kept for the job's driver; with 0 it runs on the head and takes no trial's place.
+        environment: A YAML file of Ray's runtime environment: env_vars, pip, uv, conda, image_uri.
+        yes: Agree to edits that set finished trials aside; nobody can ask you on the cluster.
+    """
+    from orchestrator.cluster import connect
+    from orchestrator.spec import load_spec
+    from orchestrator.submit import read_environment
+    from orchestrator.submit import submit as send
+
+    changes = [change for group in set for change in group]
+    spec = load_spec(experiment, changes, seeds)
+    wanted = read_environment(environment) if environment else {}
+    cluster = connect(address, _warn)
+    sent = send(spec, cluster, storage=storage, cpus=cpus, environment=wanted, yes=yes)
+    if sent.state is None:
+        print(f"{sent.job}: submitted, {sent.trials} trials, {sent.bytes / 2**20:.1f} MiB sent")
+    else:
+        print(f"{sent.job}: this plan is {sent.state} already, nothing was submitted")
+    if follow:
+        return _follow(cluster, sent.job)
+    print(f"kvtune logs {sent.job} --follow    kvtune stop {sent.job}    kvtune fetch {sent.job}")
+    return 0
+
+
+def logs(job: str, /, *, address: str | None = None, follow: bool = False) -> int:
+    """Print what a job printed.
+
+    Args:
+        job: The job's name, as `kvtune submit` told it.
+        address: The cluster's dashboard; $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
+        follow: Go on until the job ends, and exit with its exit code.
+    """
+    from orchestrator.cluster import connect
+
+    cluster = connect(address, _warn)
+    cluster.job(job)
+    if follow:
+        return _follow(cluster, job)
+    print(cluster.client.get_job_logs(job), end="")
+    return 0
+
+
+def stop(job: str, /, *, address: str | None = None) -> int:
+    """End a job; what it has is kept, and submitting the experiment again goes on from there.
+
+    Args:
+        job: The job's name, as `kvtune submit` told it.
+        address: The cluster's dashboard; $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
+    """
+    from orchestrator.cluster import connect
+    from orchestrator.jobs import describe
+    from orchestrator.jobs import stop as end
+
+    details = end(connect(address, _warn), job)
+    print("\n".join(describe(details)))
+    return 0 if details.status.is_terminal() else 1
+
+
+def fetch(job: str, /, *, address: str | None = None, to: str = "runs", trials: bool = False) -> int:
+    """Bring a job's report and tables from the cluster's storage to this machine.
+
+    Args:
+        job: The job's name, as `kvtune submit` told it.
+        address: The cluster's dashboard; $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
+        to: The folder that holds experiments here.
+        trials: Bring every trial's records as well, without checkpoints.
+    """
+    from orchestrator.cluster import connect
+    from orchestrator.jobs import fetch as bring
+
+    folder = bring(connect(address, _warn), job, Path(to), trials=trials)
+    page = folder / "report" / "report.html"
+    print(f"results: {folder}" + (f"\nreport: {page}" if page.is_file() else ""))
+    return 0
+
+
+def job_status(job: str, address: str | None, *, json: bool) -> int:
+    """`kvtune status JOB`: where a job stands, and the last lines of what it printed."""
+    from orchestrator import machine
+    from orchestrator.cluster import connect
+    from orchestrator.jobs import describe, facts
+
+    cluster = connect(address, _warn)
+    if json:
+        machine.emit(facts(cluster.job(job)))
+        return 0
+    print("\n".join(describe(cluster.job(job))))
+    for line in cluster.client.get_job_logs(job).strip().splitlines()[-5:]:
+        print(f"  {line}")
+    return 0
+
+
+def _follow(cluster: Cluster, job: str) -> int:
+    from orchestrator.jobs import follow
+
+    def write(text: str) -> None:
+        print(text, end="", flush=True)
+
+    try:
+        return follow(cluster, job, write)
+    except KeyboardInterrupt:
+        print(
+            f"\n{job} goes on without you: kvtune logs {job} --follow; kvtune stop {job} ends it.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+
+
+def _warn(line: str) -> None:
+    print(f"kvtune: warning: {line}", file=sys.stderr)

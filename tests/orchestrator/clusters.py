@@ -1,0 +1,147 @@
+"""Real Ray clusters on this machine for tests: own ports, own token, own folder, ended by their own pids."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 120
+TOKEN = "test-token-" + "0" * 32
+
+
+@dataclass
+class TestCluster:
+    """A head with token authentication, its dashboard on loopback."""
+
+    __test__ = False
+    folder: Path
+    gcs: str
+    dashboard: str
+    environment: Mapping[str, str]
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def add_node(
+        self, *flags: str, prefix: Sequence[str] = (), **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """Start another node of this cluster."""
+        command = [*prefix, *ray("start", f"--address={self.gcs}", "--block", *PORTS, *flags)]
+        return self._start(command, {**self.environment, **environment})
+
+    def _start(self, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        log = (self.folder / f"start-{len(self.processes)}.log").open("wb")
+        process = subprocess.Popen(
+            command, env=dict(environment), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        self.processes.append(process)
+        return process
+
+    def logs(self) -> str:
+        """What `ray start` said."""
+        return "\n".join(path.read_text(errors="replace") for path in self.folder.glob("start-*.log"))
+
+
+PORTS = ("--node-manager-port=0", "--object-manager-port=0", "--min-worker-port=0", "--max-worker-port=0")
+
+
+@contextmanager
+def cluster(*flags: str, prefix: Sequence[str] = (), address: str = "127.0.0.1") -> Iterator[TestCluster]:
+    """A running head; everything that it started is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="kvc"))
+    (folder / "tmp").mkdir()
+    token = folder / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    gcs, board, agent, grpc, metrics, env_agent, client = free_ports(7)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "KVTUNE_"))},
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_TMPDIR": str(folder),
+        "TMPDIR": str(folder / "tmp"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    ours = TestCluster(folder, f"{address}:{gcs}", f"http://127.0.0.1:{board}", environment)
+    try:
+        ours._start(
+            [
+                *prefix,
+                *ray("start", "--head", "--block", f"--node-ip-address={address}", f"--port={gcs}"),
+                "--dashboard-host=127.0.0.1", f"--dashboard-port={board}",
+                f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}",
+                f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={env_agent}",
+                f"--ray-client-server-port={client}", *PORTS, *flags,
+            ],
+            environment,
+        )  # fmt: skip
+        yield ours
+    finally:
+        for process in reversed(ours.processes):
+            end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def ray(*arguments: str) -> list[str]:
+    """The ray command of this interpreter."""
+    return [sys.executable, "-c", "from ray.scripts.scripts import main; main()", *arguments]
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a node by its own pids: the process that started it, and all that it started."""
+    ours = [process.pid, *descendants(process.pid)]
+    for pid in ours:
+        with_signal(pid, signal.SIGKILL)
+    process.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """Pids of the children of a process, and of theirs."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(path.parent.name))
+    found = list(children.get(pid, []))
+    for child in found:
+        found.extend(children.get(child, []))
+    return found
+
+
+def with_signal(pid: int, number: int) -> None:
+    """Send a signal to a process that may be gone."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_for(what: str, condition: object, seconds: float = START_S) -> None:
+    """Wait until the condition holds."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.2)
