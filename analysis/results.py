@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
 from analysis.comparison import Comparison
 from analysis.endpoints import endpoint_of
+from analysis.factor_answers import FactorAnswer, factor_answers
+from analysis.looks import same_arms
+from analysis.names import QUANTITIES
 from analysis.pairing import outcomes
 from analysis.records import Experiment
-from analysis.significance import answers
+from analysis.signflip import floor_of
+from analysis.significance import answers, families_of, judge_family, question_of
 from analysis.stability import arms_table
 
 EXIT_CODES = {"INVALID": 2, "NOT TESTABLE": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Questions that share one level."""
+
+    name: str
+    """primary, secondary or factorial."""
+    size: int
+    alpha: float
+    floor: float
+    """The smallest adjusted p that the exact test can give to one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +43,10 @@ class Results:
     """The primary endpoint of every planned contrast, in planned order: the first is the headline."""
     secondary: tuple[Comparison, ...]
     """The secondary endpoints of every planned contrast: one family (Holm)."""
+    factorial: tuple[FactorAnswer, ...]
+    """Main effects and interactions on the primary endpoint: one family; empty without such a design."""
+    exploratory: tuple[Comparison, ...]
+    """Endpoints that were logged and that the plan does not name: estimates alone."""
     cells: pd.DataFrame
     """One row per planned cell, on the primary endpoint (see pairing.outcomes)."""
     arms: list[dict[str, Any]]
@@ -47,6 +68,21 @@ class Results:
         verdicts = {self.verdict, *(comparison.verdict for comparison in self.comparisons)}
         return next((code for verdict, code in EXIT_CODES.items() if verdict in verdicts), 0)
 
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families that were asked, with what level and what floor."""
+        members: dict[str, Sequence[Comparison | FactorAnswer]] = {
+            "primary": self.comparisons,
+            "secondary": self.secondary,
+            "factorial": self.factorial,
+        }
+        return tuple(_family(name, asked) for name, asked in members.items() if asked)
+
+    @property
+    def deviations(self) -> tuple[str, ...]:
+        """What departs from a plan that was made once and carried out: one sentence each."""
+        return tuple(_deviations(self))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON, the same for the same input."""
         plan = self.experiment.plan
@@ -59,6 +95,10 @@ class Results:
             "sentence": self.sentence,
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
             "secondary": [comparison.to_dict() for comparison in self.secondary],
+            "factorial": [answer.to_dict() for answer in self.factorial],
+            "exploratory": [comparison.to_dict() for comparison in self.exploratory],
+            "families": [asdict(family) for family in self.families],
+            "deviations": list(self.deviations),
             "arms": self.arms,
             "cells": records(self.cells[columns]),
         }
@@ -72,9 +112,53 @@ def analyse(experiment: Experiment) -> Results:
         experiment=experiment,
         comparisons=tuple(answers(experiment, "primary")),
         secondary=tuple(answers(experiment, "secondary")),
+        factorial=tuple(factor_answers(experiment)),
+        exploratory=tuple(_exploratory(experiment)),
         cells=cells,
         arms=arms_table(cells, experiment.metrics),
     )
+
+
+def _exploratory(experiment: Experiment) -> Iterator[Comparison]:
+    """Every planned contrast on every known quantity that was logged and is not in the plan."""
+    plan, metrics = experiment.plan, experiment.metrics
+    named = {endpoint_of(plan, metric).source for names in families_of(plan).values() for metric in names}
+    logged = set(metrics.loc[metrics["split"] == "eval", "metric"])
+    for metric in sorted(logged & (QUANTITIES.keys() | plan.quantities.keys()) - named):
+        endpoint = endpoint_of(plan, metric)
+        table = outcomes(experiment, endpoint)
+        for contrast in plan.contrasts:
+            question = question_of(experiment, endpoint, contrast, table)
+            yield judge_family([question], plan, "exploratory")[0]
+
+
+def _family(name: str, asked: Sequence[Comparison | FactorAnswer]) -> Family:
+    least = min(floor_of(member.pairs) for member in asked)
+    return Family(name=name, size=len(asked), alpha=asked[0].alpha, floor=min(1.0, len(asked) * least))
+
+
+def _deviations(results: Results) -> Iterator[str]:
+    plan = results.experiment.plan
+    yield from dict.fromkeys(
+        f"{comparison.banner[0].upper()}{comparison.banner[1:]}."
+        for comparison in results.comparisons
+        if comparison.banner
+    )
+    for entry in plan.history:
+        same = "the same arms" if entry in same_arms(plan, list(plan.arms)) else "other arms"
+        looked = "and was looked at" if entry.looked else "and was not looked at"
+        yield (
+            f"An earlier plan ({entry.plan_hash}) with {same} and seeds {_listed(entry.seeds)} ran here until "
+            f"{entry.at}, {looked}."
+        )
+    capped = [comparison for comparison in results.comparisons if comparison.cap == "interim"]
+    if capped:
+        look = capped[0].look
+        yield f"This look, at {look.ended} of {look.planned} seeds, is not declared in the plan."
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(str(seed) for seed in seeds)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
