@@ -148,8 +148,8 @@ def _deviations(results: Results) -> Iterator[str]:
         same = "the same arms" if entry in same_arms(plan, list(plan.arms)) else "other arms"
         looked = "and was looked at" if entry.looked else "and was not looked at"
         yield (
-            f"An earlier plan ({entry.plan_hash}) with {same} and seeds {_listed(entry.seeds)} ran here until "
-            f"{entry.at}, {looked}."
+            f"An earlier plan ({entry.plan_hash}) with {same} and seeds {_listed(entry.seeds)} ran here "
+            f"until {entry.at}, {looked}."
         )
     capped = [comparison for comparison in results.comparisons if comparison.cap == "interim"]
     if capped:
