@@ -32,8 +32,7 @@ STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
+    "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.titlepad": 8,
     "axes.labelsize": 8.5,
@@ -116,8 +115,11 @@ def legend(place: Axes | FigureBase, entries: Mapping[str, Line2D], **options: A
 
 def settled(figure: Figure) -> Figure:
     """The figure with its layout worked out and fixed: the solver's last digits differ from run to run."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    # "none" would leave a placeholder, for which every file is drawn twice.
+    figure.set_layout_engine(None)
     for ax in figure.axes:
         left, bottom, width, height = (round(bound, 6) for bound in ax.get_position().bounds)
         ax.set_position((left, bottom, width, height))

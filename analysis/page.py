@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from analysis import sentences
-from analysis.gallery import Plate
+from analysis.gallery import Gallery
 from analysis.records import FAILURES
 from analysis.results import Results, records
 
@@ -26,13 +26,13 @@ TONES = {
 """Verdict -> colour of its box; all others are neutral."""
 
 
-def render_html(results: Results, plates: Mapping[str, Plate]) -> str:
+def render_html(results: Results, gallery: Gallery) -> str:
     """One self-contained page: styles and figures inside, no script, nothing fetched."""
-    return _environment().get_template("report.html.j2").render(_context(results, plates))
+    return _environment().get_template("report.html.j2").render(_context(results, gallery))
 
 
-def render_markdown(results: Results, plates: Mapping[str, Plate]) -> str:
-    return _environment().get_template("report.md.j2").render(_context(results, plates))
+def render_markdown(results: Results, gallery: Gallery) -> str:
+    return _environment().get_template("report.md.j2").render(_context(results, gallery))
 
 
 def _environment() -> Environment:
@@ -59,14 +59,15 @@ def _environment() -> Environment:
     return environment
 
 
-def _context(results: Results, plates: Mapping[str, Plate]) -> dict[str, Any]:
+def _context(results: Results, gallery: Gallery) -> dict[str, Any]:
     plan = results.experiment.plan
     trouble = results.cells[results.cells["status"] != "completed"]
     return {
         "plan": plan,
         "results": results,
         "headline": results.comparisons[0] if results.comparisons else None,
-        "plates": plates,
+        "plates": gallery.plates,
+        "missing": gallery.missing,
         "tone": TONES.get(results.verdict, "neutral"),
         "tones": TONES,
         "trouble": records(trouble[["arm", "seed", "status", "failure_reason", "attempts"]]),

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
-from analysis.gallery import draw_all, seed_record
+from analysis.comparison import Comparison
+from analysis.gallery import draw_all
 from analysis.page import render_html, render_markdown
 from analysis.records import load
-from analysis.results import Results, analyse
-from analysis.significance import Comparison
+from analysis.results import analyse
+from analysis.tables import write_tables
 
 FailOn = Literal["inferior", "inconclusive"]
 FORBIDDEN: dict[FailOn | None, frozenset[str]] = {
@@ -58,13 +57,12 @@ def write_report(folder: str | os.PathLike[str]) -> ReportResult:
     for part in ("figures", "tables"):
         shutil.rmtree(out / part, ignore_errors=True)
         (out / part).mkdir(parents=True)
-    plates = draw_all(results, out / "figures")
-    for name, table in _tables(results).items():
-        table.to_csv(out / "tables" / f"{name}.csv", index=False, lineterminator="\n")
+    gallery = draw_all(results, out / "figures")
+    write_tables(results, out / "tables")
     strict = json.dumps(results.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
     _write(out / "results.json", strict + "\n")
-    _write(out / "report.html", render_html(results, plates))
-    _write(out / "report.md", render_markdown(results, plates))
+    _write(out / "report.html", render_html(results, gallery))
+    _write(out / "report.md", render_markdown(results, gallery))
     return ReportResult(
         verdict=results.verdict,
         sentence=results.sentence,
@@ -75,51 +73,6 @@ def write_report(folder: str | os.PathLike[str]) -> ReportResult:
         arms=results.arms,
         comparisons=results.comparisons,
     )
-
-
-def _tables(results: Results) -> dict[str, pd.DataFrame]:
-    """File stem -> table, as written into tables/."""
-    every = [*results.comparisons, *results.secondary]
-    return {
-        "arms": pd.DataFrame(results.arms),
-        "cells": results.cells[["arm", "seed", "trial_id", "status", "failure_reason", "attempts", "value"]],
-        "comparisons": pd.DataFrame([_summary(comparison) for comparison in every]),
-        "seeds": pd.DataFrame(
-            [{**_names(comparison), **seed_record(row)} for comparison in every for row in comparison.rows]
-        ),
-        "gates": pd.DataFrame(
-            [{**_names(comparison), **vars(gate)} for comparison in every for gate in comparison.gates]
-        ),
-    }
-
-
-def _names(comparison: Comparison) -> dict[str, str]:
-    return {
-        "treatment": comparison.treatment,
-        "baseline": comparison.baseline,
-        "metric": comparison.metric,
-    }
-
-
-def _summary(comparison: Comparison) -> dict[str, Any]:
-    low, high = comparison.interval or (None, None)
-    exact_low, exact_high = comparison.interval_exact or (None, None)
-    return {
-        **_names(comparison),
-        "verdict": comparison.verdict,
-        "planned": comparison.planned,
-        "pairs": comparison.pairs,
-        "difference": comparison.difference,
-        "median": comparison.statistics.median,
-        "sd": comparison.statistics.sd,
-        "low": low,
-        "high": high,
-        "exact_low": exact_low,
-        "exact_high": exact_high,
-        "p_signflip": comparison.p_signflip,
-        "p_t": comparison.p_t,
-        "p_worst_rank": comparison.worst_rank.p if comparison.worst_rank else None,
-    }
 
 
 def _write(path: Path, text: str) -> None:

@@ -111,7 +111,7 @@ def test_the_verdict_stands_first(report):
 def test_figures_come_as_pdf_svg_png_and_csv(report):
     figures = report.html.parent / "figures"
 
-    names = {"completeness", "paired-1", "paired-2", "curves", "endpoints"}
+    names = {"completeness", "paired-1", "paired-2", "curves", "endpoints", "cost", "alignment"}
     assert {path.name for path in figures.iterdir()} == {
         f"{name}.{kind}" for name in names for kind in ("pdf", "svg", "png", "csv")
     }
@@ -137,7 +137,11 @@ def test_tables_hold_every_planned_seed(report):
     seeds = pd.read_csv(tables / "seeds.csv")
 
     assert len(seeds[(seeds["treatment"] == "structured") & (seeds["metric"] == "eval_ce")]) == 8
-    assert {path.stem for path in tables.iterdir()} == {"arms", "cells", "comparisons", "seeds", "gates"}
+    names = {path.name for path in tables.iterdir()}
+    assert {name.removesuffix(".csv") for name in names if name.endswith(".csv")} == {
+        "arms", "cells", "comparisons", "seeds", "gates",
+    }  # fmt: skip
+    assert {name for name in names if name.endswith(".tex")} == {"arms.tex", "comparisons.tex"}
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):

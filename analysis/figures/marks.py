@@ -1,0 +1,50 @@
+"""Marks that several figures share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from analysis.endpoints import Endpoint
+from analysis.figures.draft import Styles
+
+MOST_POINTS = 300
+"""Points of one line that are drawn: more cannot be told apart at two columns' width."""
+
+
+def drawable(value: float | None) -> float:
+    """NaN leaves a gap where a value is unbounded."""
+    return value if value is not None and np.isfinite(value) else np.nan
+
+
+def two_lines(endpoint: Endpoint) -> str:
+    """An axis: quantity, unit, direction."""
+    return f"{endpoint.quantity} ({endpoint.unit})\n{endpoint.better}"
+
+
+def fan(count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Fixed sideways places, so that points neither hide each other nor move between two runs."""
+    return np.linspace(-0.16, 0.16, count) if count > 1 else np.zeros(count)
+
+
+def arm_lines(styles: Styles, arms: Sequence[str]) -> dict[str, Line2D]:
+    """A legend's entries."""
+    return {arm: Line2D([], [], color=styles[arm].colour, ls=styles[arm].dashes, lw=1.7) for arm in arms}
+
+
+def thinned(table: pd.DataFrame, most: int = MOST_POINTS) -> pd.DataFrame:
+    """At most so many rows, evenly spaced, first and last among them."""
+    if len(table) <= most:
+        return table
+    return table.iloc[np.unique(np.linspace(0, len(table) - 1, most).round().astype(int))]
+
+
+def thinning_text(points: int) -> str:
+    """What a caption says where lines are thinned."""
+    return (
+        f" Drawn: {MOST_POINTS} of {points:,} points a line, evenly spaced." if points > MOST_POINTS else ""
+    )
