@@ -29,8 +29,9 @@ Verdict = Literal[
     "INCONCLUSIVE",
 ]  # fmt: skip
 CLAIMS = ("SUPERIOR", "INFERIOR", "EQUIVALENT", "NON-INFERIOR")
-Role = Literal["primary", "secondary", "exploratory"]
-"""primary and secondary are named in the plan; exploratory is all else: estimates, no p, no claim."""
+Role = Literal["primary", "secondary", "stability", "exploratory"]
+"""primary and secondary are named in the plan, stability belongs to every plan; exploratory is all else:
+estimates, no p, no claim."""
 Cap = Literal["failures", "interim", "extension"]
 """What took a claim back: failed runs that point elsewhere, an undeclared look, or seeds added after one."""
 

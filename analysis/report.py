@@ -36,7 +36,7 @@ class ReportResult:
     markdown: Path
     results: Path
     arms: list[dict[str, Any]]
-    """Per arm in planned order: arm, n, mean, sd, failures and more (see stability.arms_table)."""
+    """Per arm in planned order: arm, n, mean, sd, failures and more (see arms.arms_table)."""
     comparisons: tuple[Comparison, ...]
     """The primary endpoint of every planned contrast."""
 

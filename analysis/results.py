@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.arms import arms_table
 from analysis.comparison import Comparison
 from analysis.endpoints import endpoint_of
 from analysis.factor_answers import FactorAnswer, factor_answers
@@ -17,7 +18,7 @@ from analysis.pairing import outcomes
 from analysis.records import Experiment
 from analysis.signflip import floor_of
 from analysis.significance import answers, families_of, judge_family, question_of
-from analysis.stability import arms_table
+from analysis.stability import Stability, stability_of
 
 EXIT_CODES = {"INVALID": 2, "NOT TESTABLE": 3}
 
@@ -50,7 +51,9 @@ class Results:
     cells: pd.DataFrame
     """One row per planned cell, on the primary endpoint (see pairing.outcomes)."""
     arms: list[dict[str, Any]]
-    """One row per arm (see stability.arms_table)."""
+    """One row per arm (see arms.arms_table)."""
+    stability: Stability
+    """How steadily the arms trained, for every planned contrast."""
 
     @property
     def verdict(self) -> str:
@@ -100,6 +103,7 @@ class Results:
             "families": [asdict(family) for family in self.families],
             "deviations": list(self.deviations),
             "arms": self.arms,
+            "stability": self.stability.to_dict(),
             "cells": records(self.cells[columns]),
         }
 
@@ -108,14 +112,16 @@ def analyse(experiment: Experiment) -> Results:
     """Every planned contrast on the primary endpoint and on the secondaries, and how the arms' runs went."""
     plan = experiment.plan
     cells = outcomes(experiment, endpoint_of(plan))
+    comparisons = tuple(answers(experiment, "primary"))
     return Results(
         experiment=experiment,
-        comparisons=tuple(answers(experiment, "primary")),
+        comparisons=comparisons,
         secondary=tuple(answers(experiment, "secondary")),
         factorial=tuple(factor_answers(experiment)),
         exploratory=tuple(_exploratory(experiment)),
         cells=cells,
         arms=arms_table(cells, experiment.metrics),
+        stability=stability_of(experiment, cells, comparisons),
     )
 
 

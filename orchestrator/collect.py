@@ -28,7 +28,7 @@ RUNS = {
     "data_order_hash": TEXT, "init_hash": TEXT, "eval_set_hash": TEXT, "train_set_hash": TEXT,
     "student_params": WHOLE, "trainable_params": WHOLE, "aligner_params": WHOLE, "wall_s": REAL,
     "tokens_per_s": REAL, "peak_mem_bytes": WHOLE, "device": TEXT, "threads": WHOLE,
-    "resumed_from_step": WHOLE, "started_at": TEXT, "finished_at": TEXT, "host": TEXT,
+    "resumed_from_step": WHOLE, "max_grad_norm": REAL, "started_at": TEXT, "finished_at": TEXT, "host": TEXT,
 }  # fmt: skip
 METRICS = {
     "trial_id": TEXT, "attempt": WHOLE, "step": WHOLE, "tokens": WHOLE, "wall_s": REAL, "split": TEXT,
@@ -155,6 +155,7 @@ def _run_records(trial: Trial, plan: Mapping[str, Any], factors: Iterable[str]) 
         "experiment": plan["name"],
         "plan_hash": plan["plan_hash"],
         **{name: trial.cell[name] for name in ("trial_id", "arm", "seed", "config_hash")},
+        "max_grad_norm": config.get("max_grad_norm"),
         **{f"factor.{name}": json.dumps(config.get(name), sort_keys=True) for name in factors},
     }
     earlier = [

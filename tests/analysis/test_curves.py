@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.arms import arms_table
 from analysis.curves import arm_curves, counts_text
 from analysis.endpoints import endpoint_of
 from analysis.pairing import outcomes
-from analysis.stability import arms_table
 from tests.analysis.fakes import loaded
 
 

@@ -1,0 +1,87 @@
+"""How each arm's runs went: one row per arm, from one number per run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.endpoints import curves_of
+from analysis.records import ADMINISTRATIVE, FAILURES
+
+PARAMETERS = ("student_params", "trainable_params", "aligner_params")
+
+
+def arms_table(outcomes: pd.DataFrame, metrics: pd.DataFrame) -> list[dict[str, Any]]:
+    """One dict per arm in planned order, None where nothing is known.
+
+    n, mean, sd, min, max, median: endpoint over completed runs (mean and SD None where a value is unbounded).
+    planned, failures, lost, retries: counts of runs. failure_rate: failures / planned.
+    first_nonfinite_step: earliest over runs. grad_norm_ratio: median over runs of p99 / p50 of the logged
+    gradient norm. wall_s, tokens_per_s: medians; peak_mem_bytes: largest. Parameters: counts.
+    """
+    ratios = gradient_ratios(metrics)
+    table = outcomes.assign(grad_norm_ratio=outcomes["trial_id"].map(ratios))
+    return [_arm_row(str(arm), rows) for arm, rows in table.groupby("arm", sort=False)]
+
+
+def _arm_row(arm: str, rows: pd.DataFrame) -> dict[str, Any]:
+    failures = int(rows["status"].isin(FAILURES).sum())
+    return {
+        "arm": arm,
+        "planned": len(rows),
+        **_spread(rows["value"].dropna().to_numpy(float)),
+        "failures": failures,
+        "failure_rate": failures / len(rows),
+        "lost": int(rows["status"].isin(ADMINISTRATIVE).sum()),
+        "retries": int((rows["attempts"] - 1).clip(lower=0).sum()),
+        "first_nonfinite_step": _whole(_numbers(rows, "first_nonfinite_step").min()),
+        "grad_norm_ratio": _median(_numbers(rows, "grad_norm_ratio")),
+        "wall_s": _median(_numbers(rows, "wall_s")),
+        "tokens_per_s": _median(_numbers(rows, "tokens_per_s")),
+        "peak_mem_bytes": _whole(_numbers(rows, "peak_mem_bytes").max()),
+        **{name: _whole(_numbers(rows, name).max()) for name in PARAMETERS},
+    }
+
+
+def _spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
+    bounded = len(values) > 0 and bool(np.isfinite(values).all())
+    unit = float(np.abs(values).max()) or 1.0 if bounded else 1.0
+    scaled = values / unit
+    return {
+        "n": len(values),
+        "mean": _known(float(scaled.mean()) * unit) if bounded else None,
+        "sd": _known(float(scaled.std(ddof=1)) * unit) if bounded and len(values) > 1 else None,
+        "median": _known(float(np.median(values))) if len(values) else None,
+        "min": _known(float(values.min())) if len(values) else None,
+        "max": _known(float(values.max())) if len(values) else None,
+    }
+
+
+def gradient_ratios(metrics: pd.DataFrame) -> dict[str, float]:
+    """Trial -> p99 / p50 of its finite gradient norms: near 1 is calm, large is spiky."""
+    rows = curves_of(metrics, "grad_norm", "train")
+    rows = rows[np.isfinite(rows["value"].to_numpy(float)) & (rows["value"] > 0)]
+    quantiles = rows.groupby("trial_id", observed=True)["value"].quantile([0.5, 0.99]).unstack()
+    if quantiles.empty:
+        return {}
+    return {str(trial): float(row[0.99] / row[0.5]) for trial, row in quantiles.iterrows()}
+
+
+def _numbers(rows: pd.DataFrame, column: str) -> pd.Series[float]:
+    if column not in rows.columns:
+        return pd.Series(dtype="float64")
+    return pd.to_numeric(rows[column], errors="coerce").astype("float64").dropna()
+
+
+def _median(values: pd.Series[float]) -> float | None:
+    return None if values.empty else _known(float(values.median()))
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if np.isfinite(value) else None
