@@ -38,6 +38,7 @@ def two_nodes() -> Iterator[TestCluster]:
     with cluster("--num-cpus=0", address=HEAD) as ours:
         wait_for("the dashboard", lambda: version(ours) == 200)
         ours.add_node(f"--node-ip-address={WORKER}", "--num-cpus=2", prefix=hiding(*own(ours)))
+        wait_for("the worker", lambda: alive(ours) == 2)
         yield ours
 
 
@@ -100,18 +101,18 @@ def test_a_job_is_submitted_once_followed_and_fetched(
     assert details.driver_info.node_ip_address == HEAD, "the driver runs on the head"
 
     code, out, _ = kvtune("submit", file, "--storage", str(store), "--follow")
-    assert code == 0
+    assert code == 0, out
     assert "SUCCEEDED already, nothing was submitted" in out
     assert "NOT TESTABLE" in out, "following tells it again"
 
     code, out, _ = kvtune("status", job)
-    assert code == 0
+    assert code == 0, out
     assert f"{job}: SUCCEEDED" in out
     assert str(store / "fake") in out
 
     code, out, _ = kvtune("fetch", job, "--to", str(place / "here"), "--trials")
     here = place / "here" / "fake"
-    assert code == 0
+    assert code == 0, out
     assert (here / "report" / "report.html").read_bytes() == (store / "fake/report/report.html").read_bytes()
     assert set(pd.read_parquet(here / "runs.parquet")["status"]) == {"completed"}
     assert len(list(here.glob("trials/*/result.json"))) == 4
@@ -144,7 +145,7 @@ def test_without_the_token_nothing_is_answered(
 
     assert version(two_nodes, None) == 401
     assert version(two_nodes, "a" * 40) == 403
-    assert code == 2
+    assert code == 2, out
     assert "refuses the one given" in err
     assert "a" * 40 not in err
 
@@ -162,7 +163,7 @@ def test_a_stopped_job_closes_its_records_and_the_next_one_goes_on(
     assert f"{job}: this plan is RUNNING already" in out
     code, out, _ = kvtune("stop", job)
 
-    assert code == 0
+    assert code == 0, out
     assert f"{job}: STOPPED" in out
     ends = [
         json.loads(path.read_text().splitlines()[-1]) for path in store.glob("held/trials/*/attempts.jsonl")
@@ -171,7 +172,7 @@ def test_a_stopped_job_closes_its_records_and_the_next_one_goes_on(
 
     (store / "held/trials/go").touch()
     code, out, _ = kvtune("submit", file, "--storage", str(store), "--follow")
-    assert code == 0
+    assert code == 0, out
     assert out.startswith(f"{job}-2: submitted")
     assert set(pd.read_parquet(store / "held/runs.parquet").groupby("trial_id").last()["status"]) == {
         "completed"
@@ -189,7 +190,7 @@ def test_a_job_that_waits_for_ever_can_be_stopped(
 
     code, out, _ = kvtune("stop", job)
 
-    assert code == 0
+    assert code == 0, out
     assert cluster_there.job(job).status.is_terminal()
     assert jobs.exit_code(cluster_there.job(job)) != 0
     wait_for("no demand, which an autoscaler would go on serving", lambda: "999.0" not in demands(two_nodes))
@@ -210,7 +211,7 @@ def test_a_node_that_does_not_share_the_storage_is_named(
     file = str(write_experiment(place, name="lost"))
     code, out, _ = kvtune("submit", file, "--storage", str(store), "--follow")
 
-    assert code == 2
+    assert code == 2, out
     assert f"({STRANGER}) does not see what this one wrote there" in " ".join(out.split())
     assert not (store / "lost" / "plan.json").exists(), "nothing was run"
 
