@@ -16,7 +16,7 @@ from analysis.endpoints import Endpoint
 from analysis.looks import Extension, Look
 from analysis.missingness import FailureTest, WorstRank, failure_test
 from analysis.multiplicity import Holm
-from analysis.paired_tests import ROUNDING, Interval, Statistics
+from analysis.paired_tests import ROUNDING, Interval, MarginTest, Statistics, margin_test
 from analysis.pairing import SeedRow
 from analysis.plan import Mode
 from analysis.power import SeedsNeeded, detectable_dz, seeds_needed, upper_sd
@@ -215,6 +215,13 @@ class Comparison:
     @property
     def _noise(self) -> float:
         return rounding_of(self.rows)
+
+    @cached_property
+    def margin_test(self) -> MarginTest | None:
+        """Non-inferiority and equivalence; None without a margin, or where nothing is tested."""
+        if self.margin is None or self.verdict == "INVALID" or self.mode == "aa":
+            return None
+        return margin_test(self._deltas, self._noise, self.margin, self.endpoint.harm_sign)
 
     @cached_property
     def detectable_dz(self) -> float | None:

@@ -118,3 +118,42 @@ def _scaled(interval: Interval, unit: float) -> Interval | None:
 
 def varies(deltas: Floats, noise: float) -> bool:
     return float(np.ptp(deltas)) > max(noise, 1e-12 * float(np.abs(deltas).max()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginTest:
+    """One-sided p of the differences against the margin, to be held against alpha / 2."""
+
+    p_noninferiority: float
+    """Paired t: the harm is the margin or more."""
+    p_noninferiority_exact: float
+    """The same by sign-flips."""
+    p_equivalence: float
+    """Paired t twice (TOST): the larger p of both sides."""
+    p_equivalence_exact: float
+
+
+def margin_test(deltas: Floats, noise: float, margin: float, harm_sign: int) -> MarginTest | None:
+    """Non-inferiority and equivalence; None where the differences do not vary or are unbounded."""
+    if len(deltas) < 2 or not np.isfinite(deltas).all() or not varies(deltas, noise):
+        return None
+    harms = deltas * harm_sign
+    below, below_exact = _one_sided(harms - margin, noise)
+    above, above_exact = _one_sided(-harms - margin, noise)
+    return MarginTest(
+        p_noninferiority=below,
+        p_noninferiority_exact=below_exact,
+        p_equivalence=max(below, above),
+        p_equivalence_exact=max(below_exact, above_exact),
+    )
+
+
+def _one_sided(shifted: Floats, noise: float) -> tuple[float, float]:
+    """P that a mean as low as this or lower comes from a mean of 0: by t, and by sign-flips."""
+    unit = power_of_two(shifted)
+    scaled = shifted / unit
+    mean, n = float(scaled.mean()), len(shifted)
+    exact = signflip.p_value(scaled, noise / unit) / 2
+    return float(stats.t.cdf(mean / (float(scaled.std(ddof=1)) / math.sqrt(n)), n - 1)), (
+        exact if mean < 0 else 1 - exact
+    )

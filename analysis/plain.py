@@ -45,6 +45,7 @@ def comparison_dict(comparison: Comparison) -> dict[str, Any]:
         "effects": _plain(asdict(comparison.effects)),
         "sensitivity": _plain(asdict(comparison.sensitivity)),
         "worst_rank": None if comparison.worst_rank is None else asdict(comparison.worst_rank),
+        "margin_test": None if comparison.margin_test is None else asdict(comparison.margin_test),
         "failure_test": asdict(comparison.failure_test),
         "holm": None if comparison.holm is None else asdict(comparison.holm),
         "look": {**_plain(asdict(comparison.look)), "allowed": comparison.look.allowed},
@@ -141,6 +142,14 @@ def _worst_rank(comparison: Comparison) -> str:
     return "no seed failed: all that failed runs share their seeds with lost ones"
 
 
+def _margin_test(comparison: Comparison) -> str:
+    if comparison.margin is None:
+        return "no margin was named in the plan"
+    if comparison.mode == "aa":
+        return "an A/A claims nothing"
+    return _why_no_number(comparison, "margin_test")
+
+
 def _holm(comparison: Comparison) -> str:
     if comparison.role == "exploratory":
         return "an exploratory question belongs to no family"
@@ -164,6 +173,7 @@ NAMED: dict[str, Callable[[Comparison], str]] = {
     "margin": lambda comparison: "none was named in the plan",
     "sesoi": lambda comparison: "none was named in the plan",
     "worst_rank": _worst_rank,
+    "margin_test": _margin_test,
     "holm": _holm,
     "holm.p_worst_rank": lambda comparison: "no run failed",
     "needed": _needed,
