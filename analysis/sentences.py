@@ -161,8 +161,8 @@ def _a_against_a(comparison: Comparison) -> str:
     if noise.upper_sd is not None:
         spread += f" (upper 80 % limit {number(noise.upper_sd, decimals)})"
     room = (
-        f" With {plural(comparison.pairs, 'seed')} a margin below {number(noise.half_width, decimals)} "
-        "cannot be met even by equal arms."
+        f" With {plural(comparison.pairs, 'seed')} and this SD no margin below "
+        f"{number(noise.half_width, decimals)} can be met, even by equal arms."
         if noise.half_width is not None
         else ""
     )

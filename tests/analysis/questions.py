@@ -17,7 +17,7 @@ Statuses = Mapping[tuple[str, int], str]
 
 
 def plan_of(
-    arms: Sequence[str] = ("flat", "structured"),
+    arms: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("flat", "structured"),
     seeds: Sequence[int] = range(8),
     *,
     margin: float | None = 0.02,
@@ -26,10 +26,12 @@ def plan_of(
     **fields: Any,
 ) -> Plan:
     """A plan of these arms against the first one."""
+    overrides = arms if isinstance(arms, Mapping) else {arm: {"alignment_mode": arm} for arm in arms}
+    first, *others = overrides
     known: dict[str, Any] = {
         "name": "fake",
         "plan_hash": "0123456789ab",
-        "arms": {arm: {"alignment_mode": arm} for arm in arms},
+        "arms": overrides,
         "seeds": tuple(seeds),
         "declared_factors": ("alignment_mode",),
         "cells": tuple(
@@ -37,8 +39,8 @@ def plan_of(
             for arm in arms
             for seed in seeds
         ),
-        "contrasts": tuple(Contrast(treatment=arm, baseline=arms[0]) for arm in arms[1:]),
-        "baseline": arms[0],
+        "contrasts": tuple(Contrast(treatment=arm, baseline=first) for arm in others),
+        "baseline": first,
         "primary": Primary(
             metric="eval_ce", split="eval", at="final", k=3, direction=direction, margin=margin, sesoi=0.05
         ),
@@ -62,7 +64,8 @@ def question(
     arm: str | None = None,
 ) -> Question:
     """The arm (the second one) against the first, seed by seed; statuses: (arm, place) -> status."""
-    ours, theirs = arm or list(plan.arms)[1], list(plan.arms)[0]
+    theirs, second = list(plan.arms)[:2]
+    ours = arm or second
     told = statuses or {}
     rows = [
         _row(
@@ -114,9 +117,15 @@ def judged(
 
 
 def judged_family(
-    baseline: Sequence[float], treatments: Mapping[str, Sequence[float]], **plan: Any
+    baseline: Sequence[float],
+    treatments: Mapping[str, Sequence[float]],
+    *,
+    statuses: Statuses | None = None,
+    **plan: Any,
 ) -> dict[str, Comparison]:
     """The answers to several arms against one baseline, by arm."""
     made = plan_of(("flat", *treatments), range(len(baseline)), **plan)
-    asked = [question(made, baseline, values, arm=arm) for arm, values in treatments.items()]
+    asked = [
+        question(made, baseline, values, statuses=statuses, arm=arm) for arm, values in treatments.items()
+    ]
     return {answer.treatment: answer for answer in judge_family(asked, made, "primary")}
