@@ -1,12 +1,22 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from analysis import compare
 from analysis.endpoints import endpoint_of
 from analysis.pairing import outcomes
 from analysis.records import ADMINISTRATIVE, FAILURES
 from tests.analysis.fakes import PLANNED, FakeExperiment, compared, loaded
+
+EVERY_CELL = [(arm, seed) for arm in ("flat", "structured") for seed in range(8)]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """What an experiment without any of these says."""
+    return compare(loaded(), treatment="structured").to_dict()
 
 
 def cells(**options):
@@ -108,6 +118,17 @@ def test_row_order_duplicates_string_seeds_and_retries_change_nothing(options):
     plain = compare(loaded(), treatment="structured").to_dict()
 
     assert compare(loaded(**options), treatment="structured").to_dict() == plain
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.booleans(), st.booleans(), st.booleans(), st.sets(st.sampled_from(EVERY_CELL), max_size=4))
+def test_nor_do_they_together(plain, shuffled, twice, string_seeds, retried):
+    options = {"shuffled": shuffled, "twice": twice, "string_seeds": string_seeds}
+
+    found = compare(loaded(retried=sorted(retried), **options), treatment="structured")
+
+    assert found.to_dict() == plain
+    assert sum(found.retries.values()) == len(retried)
 
 
 # --- endpoints

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from statsmodels.stats.weightstats import ttost_paired
 
 from analysis import ResultsError, compare
 from tests.analysis.fakes import compared, loaded
+from tests.analysis.questions import judged
 
 FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
@@ -48,11 +50,40 @@ def test_the_sleep_data_give_rs_paired_t_test():
     assert sleep.verdict == "SUPERIOR"
 
 
+@pytest.mark.parametrize("margin", [0.1, 0.6, 2.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_p_of_equivalence_is_that_of_statsmodels_tost(margin, seed):
+    flat, structured = normal_pairs(9, 0.2, seed, noise=0.5)
+
+    found = judged(flat, structured, margin=margin).margin_test
+
+    both, _, (_, below, _) = ttost_paired(np.array(structured), np.array(flat), -margin, margin)
+    assert found.p_equivalence == pytest.approx(both, abs=1e-10)
+    assert found.p_noninferiority == pytest.approx(below, abs=1e-10)
+
+
+@pytest.mark.parametrize("margin", [0.05, 0.2, 0.5, 1.5])
+@pytest.mark.parametrize("effect", [-0.3, 0.0, 0.2])
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_the_interval_inside_the_margin_and_the_p_against_it_say_the_same(margin, effect, direction):
+    flat, structured = normal_pairs(8, effect, noise=0.3)
+
+    found = judged(flat, structured, margin=margin, direction=direction)
+
+    low, high = sorted(bound * found.endpoint.harm_sign for bound in found.interval)
+    exact_low, exact_high = sorted(bound * found.endpoint.harm_sign for bound in found.interval_exact)
+    test = found.margin_test
+    assert (test.p_noninferiority < 0.025) == (high < margin)
+    assert (test.p_noninferiority_exact <= 0.025) == (exact_high < margin)
+    assert (test.p_equivalence < 0.025) == (-margin < low and high < margin)
+    assert (test.p_equivalence_exact <= 0.025) == (-margin < exact_low and exact_high < margin)
+
+
 @few
 @given(tables)
 def test_swapping_the_arms_flips_only_the_sign(table):
     flat, structured = table
-    ours, theirs = compared(flat, structured), compared(structured, flat)
+    ours, theirs = judged(flat, structured), judged(structured, flat)
 
     mirrored = {"SUPERIOR": "INFERIOR", "INFERIOR": "SUPERIOR"}
     assert theirs.difference == -ours.difference
@@ -71,12 +102,12 @@ def test_swapping_the_arms_flips_only_the_sign(table):
 def test_a_change_of_unit_or_origin_changes_no_p_and_no_verdict(seed, exponent, shift):
     flat, structured = normal_pairs(7, -0.8, seed)
     scale = 2.0**exponent
-    plain = compared(flat, structured, primary={"margin": 0.5})
+    plain = judged(flat, structured, margin=0.5)
 
-    other = compared(
+    other = judged(
         [scale * (value + shift) for value in flat],
         [scale * (value + shift) for value in structured],
-        primary={"margin": 0.5 * scale},
+        margin=0.5 * scale,
     )
 
     assert other.verdict == plain.verdict
@@ -101,7 +132,7 @@ def test_a_metric_where_higher_is_better_turns_the_verdict_round():
 def test_five_pairs_or_fewer_never_claim_anything(n, seed):
     flat, structured = normal_pairs(n, -50, seed)
 
-    verdict = compared(flat, structured) if n else compared([1.0], [2.0], statuses={("flat", 0): "crashed"})
+    verdict = judged(flat, structured) if n else judged([1.0], [2.0], statuses={("flat", 0): "crashed"})
 
     assert verdict.verdict == "NOT TESTABLE"
 
@@ -290,7 +321,7 @@ def test_degenerate_input_gives_a_typed_verdict_without_a_warning(flat, structur
 @few
 @given(tables)
 def test_every_null_in_the_json_has_its_reason(table):
-    plain = compared(*table).to_dict()
+    plain = judged(*table).to_dict()
 
     text = json.dumps(plain, allow_nan=False)
     assert json.loads(text) == plain
