@@ -100,9 +100,10 @@ def run_in_child(
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     oom_kills = kernel_oom_kills()
-    with _clean_start(job):
+    environment = environment_of(job)
+    with _clean_start(environment):
         context.set_forkserver_preload(list(job.objective.preload))
-        process = context.Process(target=_child, args=(job, sender), name=job.trial_id)
+        process = context.Process(target=_child, args=(job, environment, sender), name=job.trial_id)
         process.start()
     sender.close()  # the child's copy is now the only one, so its death is the end of the pipe
     watch = Watch(time_limit_s=job.time_limit_s, memory_gib=job.memory_gib, wanted=wanted)
@@ -160,34 +161,46 @@ def _death(exitcode: int | None, kernel_out_of_memory: bool) -> Outcome:
     return Outcome("crashed", f"its process was killed by {name}", retry=True)
 
 
-@contextmanager
-def _clean_start(job: Job) -> Iterator[None]:
-    """Environment and __main__ as a child shall find them, put back afterwards.
+def environment_of(job: Job) -> dict[str, str | None]:
+    """Variables as the trial's process shall find them; None where one is not to be set at all.
 
-    Threads must be set before torch loads in the forkserver; a trial without GPUs must see none.
-    multiprocessing would import the parent's script again in every child (Ray's worker, the kvtune command):
-    a bare __main__ spares each trial that second.
+    As many threads as the trial has CPUs. Of the GPUs it sees those that this worker was given, and none if
+    it was given none.
     """
-    wanted = {name: str(job.cpus) for name in THREAD_VARIABLES} | {"PYTHONHASHSEED": "0"}
-    if not job.gpus:
-        wanted["CUDA_VISIBLE_DEVICES"] = ""
-    before = {name: os.environ.get(name) for name in wanted}
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES") if job.gpus else ""
+    threads = {name: str(job.cpus) for name in THREAD_VARIABLES}
+    return {**threads, "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": devices}
+
+
+def _set_environment(wanted: Mapping[str, str | None]) -> None:
+    for name, value in wanted.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _clean_start(environment: Mapping[str, str | None]) -> Iterator[None]:
+    """Environment and __main__ as a forkserver shall find them, put back afterwards.
+
+    Threads must be set before torch loads there. multiprocessing would import the parent's script again in
+    every child (Ray's worker, the kvtune command): a bare __main__ spares each trial that second.
+    """
+    before = {name: os.environ.get(name) for name in environment}
     main = sys.modules["__main__"]
-    os.environ.update(wanted)
+    _set_environment(environment)
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set_environment(before)
 
 
-def _child(job: Job, sender: Connection) -> None:
+def _child(job: Job, environment: Mapping[str, str | None], sender: Connection) -> None:
     """The child's main function: run the trial, report its rows, say how it ended."""
+    _set_environment(environment)  # an older forkserver has that of its first trial
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     _end_with_forkserver()
     threading.Thread(target=_end_with_parent, daemon=True).start()

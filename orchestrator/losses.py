@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,6 @@ log = logging.getLogger(__name__)
 class Losses(Callback):
     """Ends the attempt of a trial whose worker is gone before Tune starts the next, and so fences it off."""
 
-    def __init__(self, folders: Mapping[tuple[str, int], str]) -> None:
-        self.folders = dict(folders)
-
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._note(trial)
 
@@ -34,7 +30,7 @@ class Losses(Callback):
     def _note(self, trial: Any) -> None:
         """Never raises: an error in a callback would end the whole run."""
         try:
-            folder = Path(self.folders[trial.config["arm"], trial.config["seed"]])
+            folder = Path(trial.config["job"].folder)
             known, said = attempts.read(folder), _error_of(trial)
             if known and known[-1].status is None:
                 status, reason = _why(said, known[-1].node)

@@ -66,18 +66,18 @@ def _attempt(job: Job, on_row: Callable[[Row], None], node: str | None) -> Outco
     return outcome
 
 
-def run_cell(config: Mapping[str, Any], jobs: Mapping[tuple[str, int], Job]) -> None:
-    """Tune's function trainable: the trial of this arm and seed, in a fresh process, its rows relayed.
+def run_cell(config: Mapping[str, Any]) -> None:
+    """Tune's function trainable: one trial, in a fresh process, its rows relayed.
 
     It returns normally even if the trial failed, so that the warm worker lives on: attempts are counted
     here, and what became of a trial is read from its own folder.
     """
     from ray import get_runtime_context, tune
 
-    job = jobs[config["arm"], config["seed"]]
+    job: Job = config["job"]
     require_here(Path(job.folder))
     latest: dict[str, Any] = {"alignment_mode": job.config["alignment_mode"]}
-    reported = 0.0
+    reported = time.monotonic()
 
     def relay(row: Row) -> None:
         nonlocal reported

@@ -38,9 +38,11 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-"""Set before Ray is imported: token authentication, quiet, and Ctrl-C is ours to handle."""
+"""Set before Ray is imported: token authentication, quiet, workers as quick as the rest, no snapshots of
+Tune's table, which is no record and grows with every trial; and Ctrl-C is ours to handle."""
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Set to 0 it keeps every port of a new Ray on 127.0.0.1, as on macOS; read when Ray is imported."""
 Runner = Callable[[Sequence[Job]], None]
@@ -108,7 +110,8 @@ def param_space(jobs: Sequence[Job]) -> dict[str, Any]:
     """Tune's search space for the jobs: arm, seed and alignment_mode are columns of every result.
 
     A full grid is arm x seed, the arm first: Tune varies the first axis fastest, so pairs finish together.
-    Of a grid with holes the cells are listed.
+    Of a grid with holes the cells are listed. Each trial's config holds its own job and no other's, so that
+    starting a trial costs the same however many there are.
     """
     from ray import tune
 
@@ -117,13 +120,17 @@ def param_space(jobs: Sequence[Job]) -> dict[str, Any]:
     modes = {job.arm: job.config["alignment_mode"] for job in jobs}
     mode = tune.sample_from(lambda spec: modes[spec.config["arm"]])
     if [(job.arm, job.seed) for job in jobs] == [(arm, seed) for seed in seeds for arm in arms]:
-        return {"arm": tune.grid_search(arms), "seed": tune.grid_search(seeds), "alignment_mode": mode}
+        by_cell = {(job.arm, job.seed): job for job in jobs}
+        job = tune.sample_from(lambda spec: by_cell[spec.config["arm"], spec.config["seed"]])
+        axes = {"arm": tune.grid_search(arms), "seed": tune.grid_search(seeds)}
+        return {**axes, "alignment_mode": mode, "job": job}
     cells = [(job.arm, job.seed) for job in jobs]
     return {
         "cell": tune.grid_search(list(range(len(cells)))),
         "arm": tune.sample_from(lambda spec: cells[spec.config["cell"]][0]),
         "seed": tune.sample_from(lambda spec: cells[spec.config["cell"]][1]),
         "alignment_mode": tune.sample_from(lambda spec: modes[cells[spec.config["cell"]][0]]),
+        "job": tune.sample_from(lambda spec: jobs[spec.config["cell"]]),
     }
 
 
@@ -135,10 +142,8 @@ def _run(jobs: Sequence[Job]) -> None:
     from orchestrator.losses import Losses
 
     first, scratch = jobs[0], tempfile.TemporaryDirectory(prefix="kvtune-", ignore_cleanup_errors=True)
-    by_cell = {(job.arm, job.seed): job for job in jobs}
-    trainable = tune.with_parameters(run_cell, jobs=by_cell)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, _per_trial(first)),
+        tune.with_resources(run_cell, _per_trial(first)),
         param_space=param_space(jobs),
         tune_config=tune.TuneConfig(
             reuse_actors=True,
@@ -149,7 +154,7 @@ def _run(jobs: Sequence[Job]) -> None:
             name=f"launch-{secrets.token_hex(4)}",
             storage_path=scratch.name,
             verbose=0,
-            callbacks=[Losses({cell: job.folder for cell, job in by_cell.items()})],
+            callbacks=[Losses()],
             failure_config=tune.FailureConfig(max_failures=first.attempts_allowed + LOST_WORKERS),
         ),
     )

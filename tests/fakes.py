@@ -59,6 +59,17 @@ def distill(config: DistillConfig, report: Report, resume_from: str | None = Non
     return _result(folder, config, "completed", None)
 
 
+def tell_environment(config: DistillConfig, report: Report, resume_from: str | None = None) -> dict[str, Any]:
+    """The fake trial, which also leaves what its process found: variables, niceness, when it was at work."""
+    began = time.time()
+    result = distill(config, report)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    found = {name: os.environ.get(name) for name in names}
+    place = Path(config.output_dir) / "environment.json"
+    place.write_text(json.dumps({**found, "nice": os.nice(0), "began": began, "ended": time.time()}))
+    return result
+
+
 def accept(config: DistillConfig) -> None:
     """A preflight that finds nothing wrong."""
 
@@ -122,6 +133,7 @@ FAKE = Objective(
 
 
 PACED = replace(FAKE, distill="tests.fakes:paced")
+TELLING = replace(FAKE, distill="tests.fakes:tell_environment")
 
 
 def experiment(**changes: Any) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def test_a_full_grid_is_searched_arm_first_and_holes_are_listed(place: Path) -> 
     assert full["arm"] == {"grid_search": ["flat", "structured"]}
     assert full["seed"] == {"grid_search": [0, 1]}
     assert len(holes["cell"]["grid_search"]) == 3
-    assert set(holes) - {"cell"} == set(full) == {"arm", "seed", "alignment_mode"}
+    assert set(holes) - {"cell"} == set(full) == {"arm", "seed", "alignment_mode", "job"}
 
 
 @pytest.mark.parametrize(
