@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.arms import arms_table
+from analysis.bands import DifferenceCurve, difference_curves
 from analysis.comparison import Comparison
 from analysis.endpoints import endpoint_of
 from analysis.factor_answers import FactorAnswer, factor_answers
@@ -54,6 +55,8 @@ class Results:
     """One row per arm (see arms.arms_table)."""
     stability: Stability
     """How steadily the arms trained, for every planned contrast."""
+    differences: tuple[DifferenceCurve, ...]
+    """The primary endpoint's difference along training, for every planned contrast."""
 
     @property
     def verdict(self) -> str:
@@ -104,6 +107,7 @@ class Results:
             "deviations": list(self.deviations),
             "arms": self.arms,
             "stability": self.stability.to_dict(),
+            "differences": [curve.to_dict() for curve in self.differences],
             "cells": records(self.cells[columns]),
         }
 
@@ -122,6 +126,7 @@ def analyse(experiment: Experiment) -> Results:
         cells=cells,
         arms=arms_table(cells, experiment.metrics),
         stability=stability_of(experiment, cells, comparisons),
+        differences=difference_curves(experiment, cells, comparisons),
     )
 
 
