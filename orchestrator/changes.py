@@ -62,6 +62,7 @@ def history(known: KnownPlan | None, plan: Plan, folder: ResultsFolder, at: str)
         return earlier
     told = {entry["plan_hash"] for entry in earlier}
     entry = {name: known.get(name) for name in ("plan_hash", "seeds", "arms")}
+    entry["looks"] = (known.get("analysis") or {}).get("looks")
     return [*earlier, {**entry, "at": at, "looked": _reported(folder, told)}]
 
 

@@ -50,7 +50,7 @@ class Effect:
 
     pairs: int
     alpha: float
-    """Of the strictest test: shared among looks and, by Holm's first step, among treatments."""
+    """Of the strictest test: shared among looks and, by Holm's first step, among contrasts."""
     floor: float
     """The smallest p that the exact test can give."""
     pairs_needed: int
@@ -286,8 +286,9 @@ def _disk(
 def effect_of(plan: Plan, folder: ResultsFolder) -> Effect:
     """What the planned pairs can show, in SDs of the paired differences and, where known, in the unit."""
     analysis, pairs = plan.spec.analysis, len(plan.spec.seeds)
-    treatments = max(1, len(plan.spec.arms) - 1)
-    alpha = analysis.alpha / len(analysis.looks or [1]) / treatments
+    # All contrasts of the primary endpoint share the level (Holm); an A/A claims nothing and shares nothing.
+    questions = 1 if analysis.mode == "aa" else max(1, len(plan.contrasts))
+    alpha = analysis.alpha / len(analysis.looks or [1]) / questions
     floor = 2.0 ** (1 - pairs)
     dz = detectable_dz(pairs, alpha, POWER) if floor <= alpha else None
     return Effect(
