@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from orchestrator.collect import read_trial
 from orchestrator.trials import Cell, Plan
 from trainables.config import InputError, meaning
 
-CELL = ("arm", "seed", "trial_id", "config_hash")
+CELL = ("arm", "seed", "config_hash", "trial_id")
+TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 KnownPlan = Mapping[str, Any]
 """plan.json as an earlier launch wrote it."""
 
@@ -27,6 +29,7 @@ def known_plan(folder: ResultsFolder, plan: Plan) -> KnownPlan | None:
     A folder that belongs to something else is refused; an edited experiment is the same one.
     """
     way_out = "choose another --storage, or another name (--set name=...)."
+    _refuse_links(folder, plan)
     if folder.path.exists() and not folder.path.is_dir():
         raise InputError(f"{folder.path} is a file: {way_out}")
     if not folder.plan.exists():
@@ -35,10 +38,9 @@ def known_plan(folder: ResultsFolder, plan: Plan) -> KnownPlan | None:
         return None
     try:
         known = json.loads(folder.plan.read_text(encoding="utf-8"))
-        name, arms, _ = known["name"], set(known["arms"]), sorted(known["seeds"])
-        _ = [entry["plan_hash"] for entry in known.get("history") or []]
-        _ = [[cell[name] for name in CELL] for cell in known.get("cells") or []]
-    except (OSError, ValueError, KeyError, TypeError):
+        name, arms = known["name"], set(known["arms"])
+        _check_shape(known)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(
             f"{folder.plan} cannot be read, so whose folder it is cannot be told: {way_out}"
         ) from None
@@ -47,6 +49,30 @@ def known_plan(folder: ResultsFolder, plan: Plan) -> KnownPlan | None:
             f"{folder.path} holds another experiment ({name}, arms {', '.join(sorted(arms))}): {way_out}"
         )
     return known
+
+
+def _check_shape(known: KnownPlan) -> None:
+    """Raise what Python raises where a plan.json is not of the shape that is read here."""
+    sorted(known["seeds"])
+    for fields in known["arms"].values():
+        meaning(fields)
+    for entry in known.get("history") or []:
+        entry["plan_hash"]
+    for cell in known.get("cells") or []:
+        *_, trial_id = (cell[name] for name in CELL)
+        if not TRIAL_ID.fullmatch(trial_id):
+            raise ValueError(f"{trial_id} names no folder")
+
+
+def _refuse_links(folder: ResultsFolder, plan: Plan) -> None:
+    """Refuse folders that are links: what is written there would land somewhere else."""
+    places = [folder.path, folder.trials, *(folder.trials / cell.trial_id for cell in plan.cells)]
+    for path in places:
+        if path.is_symlink():
+            raise InputError(
+                f"{path} is a symbolic link, and results stay in the storage: put a folder there, or give "
+                "where it leads as --storage."
+            )
 
 
 def history(known: KnownPlan | None, plan: Plan, folder: ResultsFolder, at: str) -> list[dict[str, Any]]:

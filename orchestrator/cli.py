@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from orchestrator import job_commands
-from trainables.config import InputError, unknown
+from trainables.config import InputError, one_line, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -243,12 +243,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"kvtune: error: {error}: make room, then run the same command again.", file=sys.stderr)
+        print(
+            f"kvtune: error: {one_line(error)}: make room, then run the same command again.", file=sys.stderr
+        )
         return BAD_INPUT
     except ValueError as error:
         if not isinstance(error, InputError) and type(error).__name__ != "ResultsError":
             raise
-        print(f"kvtune: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"kvtune: error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
 
 
@@ -293,6 +295,9 @@ def _refuse_unknown_words(arguments: Sequence[str]) -> None:
         flag = word.partition("=")[0]
         if flag.startswith("--") and flag.replace("_", "-") not in known:
             raise unknown(f"kvtune {arguments[0]}: flag", flag[:200], known)
+    for word, following in itertools.pairwise([*arguments, "--"]):
+        if word == "--set" and following.startswith("--"):
+            raise InputError("--set takes field=value, such as base.lr=1e-3, got nothing.")
 
 
 def _flag(parameter: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from rich.console import Console
@@ -121,7 +123,16 @@ def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
     """STORAGE/NAME, absolute."""
     if "://" in str(storage):
         raise InputError(f"--storage takes a folder, on a cluster one that all nodes share, got {storage}.")
-    return ResultsFolder(Path(storage).expanduser().resolve() / spec.name)
+    try:
+        path = Path(storage).expanduser().resolve() / spec.name
+        if not path.exists() and not existing(path.parent).is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{existing(path.parent)} is a file")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"--storage {short(str(storage))} is no place for a folder ({reason}): choose another."
+        ) from None
+    return ResultsFolder(path)
 
 
 def check_address(address: str, resources: Resources) -> None:

@@ -22,6 +22,8 @@ from trainables.config import InputError, unknown
 
 MAX_SEEDS = 10_000
 MAX_SEED = 2**31 - 1
+LARGEST_FILE = 1_000_000
+"""Bytes of an experiment file; what is larger is something else, or never ends."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -255,8 +257,11 @@ def set_value(values: dict[str, Any], override: str) -> None:
     if section not in ExperimentSpec.model_fields:
         raise unknown("--set: section", section, ExperimentSpec.model_fields)
     keys = [section]
-    if rest and section == "arms" and not (rest in (values.get("arms") or {}) or isinstance(value, dict)):
+    arms = values.get("arms") or {}
+    if rest and section == "arms" and not (rest in arms or isinstance(value, dict)):
         keys += rest.rsplit(".", 1)
+        if isinstance(arms, dict) and keys[1] not in arms:
+            raise unknown("--set: arm", keys[1][:200], arms)
     elif rest:
         keys.append(rest)
     place = values
@@ -276,11 +281,19 @@ def _read(name_or_path: str) -> tuple[str, str]:
     if path.suffix not in (".yaml", ".yml") and not os.path.exists(path):
         raise unknown("experiment", name_or_path[:200], builtin_experiments())
     try:
-        return path.read_text(encoding="utf-8"), name_or_path
+        with path.open("rb") as opened:
+            content = opened.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise InputError(
+                f"experiment file {name_or_path} is larger than {LARGEST_FILE:,} bytes: is it another file?"
+            )
+        return content.decode("utf-8"), name_or_path
     except UnicodeDecodeError:
         raise InputError(
             f"{name_or_path} is not a YAML file: it holds bytes that are not UTF-8 text."
         ) from None
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(

@@ -16,6 +16,9 @@ from trainables.config import InputError
 NUMBER_START = list("-+.0123456789")
 
 
+MOST_VALUES = 100_000
+
+
 class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -60,11 +63,30 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _floating)
 def parse(text: str, source: str) -> Any:
     """The values in one YAML document; `source` names the file or flag in the error."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)
+        if _extent(values, {}) > MOST_VALUES:
+            raise InputError(
+                f"{source} holds more than {MOST_VALUES:,} values once its aliases (*name) are written out, "
+                "or one within itself: write them out, or leave them out."
+            )
+        return values
     except yaml.YAMLError as error:
         raise InputError(f"{source} is not valid YAML: {_one_line(error)}.") from None
+    except InputError:
+        raise
     except (RecursionError, ValueError) as error:
         raise InputError(f"{source} cannot be read: {' '.join(str(error).split())[:200]}.") from None
+
+
+def _extent(value: Any, known: dict[int, int]) -> int:
+    """How many values it holds with every alias written out; each shared one is counted but once."""
+    if not isinstance(value, (dict, list, set)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = MOST_VALUES  # stands while it is counted: one within itself is too many
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_extent(one, known) for one in inner)
+    return known[id(value)]
 
 
 def _one_line(error: yaml.YAMLError) -> str:

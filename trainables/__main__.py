@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from trainables.config import DistillConfig, InputError
 from trainables.flags import fail, parse
@@ -35,12 +36,22 @@ def _train(config: DistillConfig) -> int:
     from trainables.preflight import check, prepare
 
     check(config)
+    _make(config.output_dir)
     prepare(config, print)
     result = distill(config, report=lambda row: None, resume_from=folder.newest_checkpoint())
     print(
         f"{result['status']} after {result['completed_steps']} steps; the record lies in {config.output_dir}"
     )
     return 0 if result["status"] == "completed" else 1
+
+
+def _make(folder: str) -> None:
+    """Have the trial's folder before a teacher is trained for it in vain."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"--output_dir {folder} cannot be made ({reason}): choose another.") from None
 
 
 if __name__ == "__main__":

@@ -43,6 +43,12 @@ class InputError(ValueError):
     """Something the user gave cannot work: the message names it, what is allowed, and the way out."""
 
 
+def one_line(error: Exception) -> str:
+    """An error's words on one line; what a terminal would act on instead of showing it is spelt out."""
+    text = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not in the list: did you mean, then the list."""
     known = sorted(known)

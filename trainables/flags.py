@@ -9,7 +9,7 @@ from typing import get_args
 
 import tyro
 
-from trainables.config import LITERALS, DistillConfig, unknown
+from trainables.config import LITERALS, DistillConfig, one_line, unknown
 
 SWITCHES = ("map_proj_share_dim", "map_proj_init_uniform", "drop_last_step", "shuffle_teacher")
 """Fields that are on or off."""
@@ -77,5 +77,5 @@ def _following_word(rest: list[str]) -> str:
 
 def fail(prog: str, error: Exception) -> int:
     """One line for bad input, and the exit code for it."""
-    print(f"{prog}: error: {error}", file=sys.stderr)
+    print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
     return 2
