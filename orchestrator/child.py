@@ -86,6 +86,8 @@ class Job:
     experiment: str
     """Its name: what trackers group trials by."""
     trackers: tuple[Tracker, ...] = ()
+    builtin: str | None = None
+    """A folder on the storage with the built-in teacher trained for this run; else the machine's own."""
     code_rev: str | None = None
     objective: Objective = field(default_factory=Objective)
 
@@ -240,6 +242,8 @@ def _run(job: Job, report: Callable[[Row], None]) -> Outcome:
     with suppress(CorruptFile):
         if (done := read_result(Path(job.folder), job.config_hash)) is not None:
             return Outcome(done["status"], done.get("failure_reason"))  # by who held the folder until now
+    if job.builtin is not None:
+        os.environ["KVTUNE_CACHE"] = job.builtin
     config = DistillConfig.from_dict(job.config)
     distill = resolve(job.objective.distill)
     result = distill(config, report, resume_from=TrialFolder(job.folder).newest_checkpoint())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
+from tests.ragged import ragged_fields
 from tests.trainables.conftest import small
 from trainables.config import NOT_PART_OF_THE_RESULT, DistillConfig, InputError
 from trainables.distill import distill
-from trainables.models import Size, from_config, llama_config
 from trainables.preflight import prepare
 from trainables.teacher import Lesson, frozen_lesson
 from trainables.teacher_cache import INDEX, TeacherCache, lesson_tensors, missing
 from trainables.teaching import Teaching, fill, make_parts
-from trainables.tokenizers import BPE_EOS, BPE_PAD, train_bpe
 from trainables.trial_folder import TrialFolder
 
 CPU = torch.device("cpu")
@@ -30,38 +26,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def ragged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A config of rows in GSM8K's format, of many lengths, and two models of one tokenizer."""
-    folder = tmp_path_factory.mktemp("ragged")
-    rng = random.Random(0)
-    rows = [ragged_row(rng, number) for number in range(60)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    texts = [f"{row['question']}\n{row['answer']}" for row in rows]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=train_bpe(texts), eos_token=BPE_EOS, pad_token=BPE_PAD
-    )
-    for name, size in {
-        "student": Size(layers=2, width=24, heads=2, kv_heads=1),
-        "teacher": Size(layers=4, width=32, heads=4, kv_heads=2),
-    }.items():
-        from_config(llama_config(size, tokenizer), seed=size.layers).save_pretrained(folder / name)  # type: ignore[operator]
-        tokenizer.save_pretrained(folder / name)
-    return {
-        "dataset": "gsm8k",
-        "train_file": str(folder / "rows.jsonl"),
-        "model_name": str(folder / "student"),
-        "teacher_name": str(folder / "teacher"),
-        "subset_size": None,
-        "eval_size": 6,
-    }
-
-
-def ragged_row(rng: random.Random, number: int) -> dict[str, str]:
-    steps = [
-        f"<<{a}+{b}={a + b}>>{a + b}"
-        for a, b in ((rng.randrange(99), rng.randrange(99)),) * rng.randint(1, 9)
-    ]
-    words = " ".join(rng.choice(["Ana", "has", "apples", "and", "pears"]) for _ in range(rng.randint(3, 40)))
-    return {"question": f"{number}: {words}?", "answer": " ".join(steps) + f" #### {rng.randrange(10**4)}"}
+    return ragged_fields(tmp_path_factory.mktemp("ragged"))
 
 
 def tiny(**changes: Any) -> DistillConfig:
