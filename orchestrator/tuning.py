@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator import capacity
 from orchestrator.auth import keep_private
 from orchestrator.child import Job
+from orchestrator.provenance import without_secrets
 from orchestrator.spec import Resources
 from orchestrator.trial import run_cell
 from orchestrator.watch import GIB
@@ -186,7 +187,9 @@ def knock(address: str) -> None:
 def _silent(address: str, error: Exception) -> InputError:
     reason = " ".join(str(error).split())[:200]
     return InputError(
-        f"--address {address} does not answer ({reason}): start the cluster, or use --address local."
+        without_secrets(
+            f"--address {address} does not answer ({reason}): start the cluster, or use --address local."
+        )
     )
 
 
