@@ -10,6 +10,7 @@ import ctypes
 import errno
 import faulthandler
 import importlib
+import json
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -90,6 +91,17 @@ class Job:
     """A folder on the storage with the built-in teacher trained for this run; else the machine's own."""
     code_rev: str | None = None
     objective: Objective = field(default_factory=Objective)
+
+    def to_json(self) -> str:
+        """As Tune carries it: a text is not copied with every table and result that holds it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        values = json.loads(text)
+        objective, trackers = values.pop("objective"), values.pop("trackers")
+        preload = tuple(objective.pop("preload"))
+        return cls(**values, trackers=tuple(trackers), objective=Objective(**objective, preload=preload))
 
 
 def run_in_child(

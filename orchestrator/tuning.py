@@ -121,17 +121,17 @@ def param_space(jobs: Sequence[Job]) -> dict[str, Any]:
     modes = {job.arm: job.config["alignment_mode"] for job in jobs}
     mode = tune.sample_from(lambda spec: modes[spec.config["arm"]])
     if [(job.arm, job.seed) for job in jobs] == [(arm, seed) for seed in seeds for arm in arms]:
-        by_cell = {(job.arm, job.seed): job for job in jobs}
+        by_cell = {(job.arm, job.seed): job.to_json() for job in jobs}
         job = tune.sample_from(lambda spec: by_cell[spec.config["arm"], spec.config["seed"]])
         axes = {"arm": tune.grid_search(arms), "seed": tune.grid_search(seeds)}
         return {**axes, "alignment_mode": mode, "job": job}
-    cells = [(job.arm, job.seed) for job in jobs]
+    cells, texts = [(job.arm, job.seed) for job in jobs], [job.to_json() for job in jobs]
     return {
         "cell": tune.grid_search(list(range(len(cells)))),
         "arm": tune.sample_from(lambda spec: cells[spec.config["cell"]][0]),
         "seed": tune.sample_from(lambda spec: cells[spec.config["cell"]][1]),
         "alignment_mode": tune.sample_from(lambda spec: modes[cells[spec.config["cell"]][0]]),
-        "job": tune.sample_from(lambda spec: jobs[spec.config["cell"]]),
+        "job": tune.sample_from(lambda spec: texts[spec.config["cell"]]),
     }
 
 
