@@ -144,6 +144,16 @@ def test_wilcoxon_is_scipys_exact_one_without_ties(n):
     assert found == pytest.approx(stats.wilcoxon(deltas, method="exact").pvalue, abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [17, 60, 400])
+def test_wilcoxon_of_many_pairs_is_scipys_normal_approximation(n):
+    deltas = np.random.default_rng(n).normal(0.1, 1, n).round(1)
+
+    found = sensitivity_of(deltas, np.zeros(n), deltas, range(n), 0.0).p_wilcoxon
+
+    expected = stats.wilcoxon(deltas, zero_method="pratt", correction=False, method="asymptotic").pvalue
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
 def test_leaving_one_seed_out_gives_the_range_of_means_and_the_weakest_t():
     zeros = np.zeros(10)
 
