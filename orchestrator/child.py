@@ -43,11 +43,15 @@ PR_SET_PDEATHSIG = 1
 Row = dict[str, Any]
 
 
+DISTILL = "trainables.distill:distill"
+"""Our own trials; whatever else an objective names asks for no teacher."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a trial runs, by import path, so that a child process on any node finds it again."""
 
-    distill: str = "trainables.distill:distill"
+    distill: str = DISTILL
     """distill(config, report, resume_from=None) -> result"""
     check: str = "trainables.preflight:check"
     """check(config), before anything is started"""

@@ -21,7 +21,7 @@ from rich.console import Console
 from analysis.records import ResultsFolder
 from orchestrator import attempts, changes, closing, provenance, trackers
 from orchestrator.attempts import RESULTS
-from orchestrator.child import Job, Objective, resolve
+from orchestrator.child import DISTILL, Job, Objective, resolve
 from orchestrator.collect import Trial, collect, read_trial, read_trials
 from orchestrator.progress import Progress, Tell
 from orchestrator.shared import check_shared
@@ -241,7 +241,7 @@ def _teachers(
     console: Console,
 ) -> Teachers:
     """What the frozen teachers have to say, computed once; only our own trials ask for it."""
-    if not cells or objective.distill != Objective.distill:
+    if not cells or objective.distill != DISTILL:
         return NO_TEACHERS
     return provide(
         cells,
