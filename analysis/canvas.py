@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
-from matplotlib.lines import Line2D
 
 WIDE, NARROW = 6.9, 3.35
 """Inches: two columns of a paper (and a screen), one column (and a phone)."""
 
 INK, MUTED, GRID, PAPER = "#1a1d22", "#697180", "#e3e6ea", "#fefefe"
-ON_PAGE = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
-"""What the page replaces, so that an inlined figure follows the reader's light or dark theme."""
-
+BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 # Okabe and Ito's palette, safe for colour-blind readers; yellow is left out, it vanishes on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", INK)
+COLOURS = (BLUE, VERMILION, GREEN, "#CC79A7", "#56B4E9", "#E69F00", INK)
+ON_PAGE = {
+    INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)",
+    BLUE: "var(--arm-1)", VERMILION: "var(--arm-2)", GREEN: "var(--arm-3)",
+}  # fmt: skip
+"""What the page replaces, so that an inlined figure follows the reader's light or dark theme."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     "-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)),
@@ -97,16 +100,41 @@ def house_style() -> Iterator[None]:
 
 
 def wrapped(name: str, width: int = 16) -> str:
-    """An arm's label on lines of at most `width` signs, broken behind commas, dashes, underscores, spaces."""
+    """A label on lines of about `width` small letters, broken behind commas, dashes, underscores, spaces."""
     lines = [""]
-    for part in re.findall(rf"[^,_\- ]{{1,{width}}}[,_\- ]*|[,_\- ]+", name):
-        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
-            lines.append("")
-        lines[-1] += part
+    for part in re.findall(r"[^,_\- ]+[,_\- ]*|[,_\- ]+", name):
+        for piece in _pieces(part, width):
+            if lines[-1] and _breadth(lines[-1]) + _breadth(piece.rstrip()) > width:
+                lines.append("")
+            lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)
 
 
-def legend(place: Axes | FigureBase, entries: Mapping[str, Line2D], **options: Any) -> None:
+def brief(name: str, width: int, lines: int = 3) -> str:
+    """A label on so many lines at most: the middle of a longer one gives way, for names differ at the end."""
+    found = wrapped(name, width).split("\n")
+    if len(found) > lines:
+        found = [*found[: lines - 2], f"{found[lines - 2]}…", found[-1]]
+    return "\n".join(found)
+
+
+def _pieces(part: str, width: int) -> Iterator[str]:
+    """A part that no line can hold, cut into lines."""
+    while _breadth(part.rstrip()) > width:
+        fitting = next(n for n in range(len(part), 0, -1) if n == 1 or _breadth(part[:n]) <= width)
+        yield part[:fitting]
+        part = part[fitting:]
+    yield part
+
+
+def _breadth(text: str) -> float:
+    """Roughly how many small letters wide a text is."""
+    return sum(
+        1.7 if sign in "WMmw@%" else 1.2 if not sign.isascii() or sign.isupper() else 1.0 for sign in text
+    )
+
+
+def legend(place: Axes | FigureBase, entries: Mapping[str, Artist], **options: Any) -> None:
     """A legend whose labels may begin with an underscore, which matplotlib would hide."""
     box = place.legend(list(entries.values()), [f"entry {n}" for n in range(len(entries))], **options)
     for text, name in zip(box.get_texts(), entries, strict=True):
@@ -148,9 +176,10 @@ def inline(svg: str, prefix: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
+    svg = re.sub(r' id="([^"]+)"', lambda it: f' id="{prefix}-{it[1]}"' if it[1] in used else "", svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
     for colour, variable in ON_PAGE.items():
-        svg = svg.replace(colour, variable)
+        svg = re.sub(colour, variable, svg, flags=re.IGNORECASE)
     return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1).strip()

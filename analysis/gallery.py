@@ -7,14 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.canvas import arm_styles, house_style, inline, save, settled, svg_of
-from analysis.figures import alignment, completeness, cost, curves, heatmap, paired, strip
+from analysis.figures import (
+    alignment,
+    completeness,
+    cost,
+    curves,
+    difference,
+    forest,
+    heatmap,
+    paired,
+    stability,
+    strip,
+)
 from analysis.figures.draft import Draft, Drafts, Missing, Scene
 from analysis.results import Results
 
 FIGURES: tuple[Callable[[Scene], Drafts], ...] = (
     paired.drafts,
     curves.drafts,
+    difference.drafts,
+    stability.drafts,
     strip.drafts,
+    forest.drafts,
     heatmap.drafts,
     cost.drafts,
     alignment.drafts,

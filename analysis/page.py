@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from analysis import sentences
+from analysis import sentences, wording
+from analysis.comparison import Comparison
+from analysis.factor_answers import FactorAnswer
 from analysis.gallery import Gallery
-from analysis.records import FAILURES
+from analysis.methods import methods
+from analysis.records import FAILURES, ResultsFolder
 from analysis.results import Results, records
 
 TONES = {
@@ -24,6 +24,15 @@ TONES = {
     "INVALID": "bad",
 }
 """Verdict -> colour of its box; all others are neutral."""
+
+SECTIONS = {
+    "verdict": "Verdict", "contrasts": "All contrasts", "plan": "Plan", "validity": "Validity",
+    "complete": "Completeness", "seeds": "Primary endpoint", "sensitivity": "Sensitivity",
+    "learning": "Learning curves", "stability": "Stability", "arms": "Arms", "secondary": "Secondary, grid",
+    "exploratory": "Exploratory", "cost": "Cost", "needed": "Seeds needed", "methods": "Methods",
+    "provenance": "Provenance", "words": "Words used here",
+}  # fmt: skip
+"""Anchor -> name, in the order of the page."""
 
 
 def render_html(results: Results, gallery: Gallery) -> str:
@@ -45,39 +54,84 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "p": sentences.p_text,
+        "p": wording.p_or_dash,
         "number": sentences.number,
         "interval": sentences.interval_text,
-        "minus": minus,
-        "whole": whole,
-        "size": size,
-        "duration": duration,
-        "plain": plain,
-        "cell": cell,
+        "short": wording.short,
+        "minus": wording.minus,
+        "whole": wording.whole,
+        "size": wording.size,
+        "duration": wording.duration,
+        "plain": wording.plain,
+        "cell": wording.cell,
+        "capitalize_first": wording.capitalised,
         "drawing": Markup,
     }
     return environment
 
 
 def _context(results: Results, gallery: Gallery) -> dict[str, Any]:
-    plan = results.experiment.plan
+    experiment = results.experiment
     trouble = results.cells[results.cells["status"] != "completed"]
+    absent = set() if len(results.comparisons) > 1 else {"contrasts"}
     return {
-        "plan": plan,
+        "plan": experiment.plan,
         "results": results,
         "headline": results.comparisons[0] if results.comparisons else None,
+        "stability": results.stability,
         "plates": gallery.plates,
         "missing": gallery.missing,
+        "sections": [(anchor, name) for anchor, name in SECTIONS.items() if anchor not in absent],
         "tone": TONES.get(results.verdict, "neutral"),
-        "tones": TONES,
+        "banners": list(dict.fromkeys(_banners(results.comparisons))),
         "trouble": records(trouble[["arm", "seed", "status", "failure_reason", "attempts"]]),
+        "aside": set_aside(experiment.folder, {cell.trial_id for cell in experiment.plan.cells}),
         "failures": FAILURES,
-        "provenance": _provenance(results.experiment.provenance),
-        "decimals_of": sentences.decimals_of,
+        "provenance": _provenance(experiment.provenance),
+        "methods": methods(results),
+        "glossary": wording.GLOSSARY,
+        "larger_p": wording.larger_p,
+        "adjusted_p": wording.adjusted_p,
+        "decimals_of": _decimals,
         "arm_decimals": _arm_decimals(results),
         "level": sentences.level,
         "plural": sentences.plural,
+        "percent": wording.percent,
+        "seeds_text": wording.seeds_text,
+        "seeds_needed": lambda count: "more than 10,000" if count is None else wording.whole(count),
     }
+
+
+def _banners(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """What must stand above the verdict: seeds added after a look, and looks that were not declared."""
+    for comparison in comparisons:
+        if comparison.banner is not None:
+            yield f"{wording.capitalised(comparison.banner)}."
+        look = comparison.look
+        if not look.allowed:
+            declared = f"declared at {', '.join(map(str, look.declared))}" if look.declared else "at the end"
+            yield (
+                f"Interim: {look.ended} of {look.planned} planned seeds have ended, and the plan looks "
+                f"{declared}: nothing is claimed yet."
+            )
+
+
+def set_aside(folder: ResultsFolder, planned: set[str]) -> list[tuple[str, str]]:
+    """(name, reason) of every folder among the trials that belongs to no planned cell."""
+    if not folder.trials.is_dir():
+        return []
+    names = sorted(
+        path.name for path in folder.trials.iterdir() if path.is_dir() and path.name not in planned
+    )
+    return [
+        (name, "unreadable, and run afresh" if ".corrupt" in name else "not in the plan") for name in names
+    ]
+
+
+def _decimals(answer: Comparison | FactorAnswer) -> int:
+    if answer.interval is not None:
+        return sentences.decimals_for((answer.interval[1] - answer.interval[0]) / 2)
+    return sentences.decimals_for(answer.statistics.sd)
 
 
 def _arm_decimals(results: Results) -> int:
@@ -91,45 +145,7 @@ def _provenance(content: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     nested = {name: value for name, value in content.items() if isinstance(value, Mapping)}
     sections = {"": top, **nested}
     return {
-        section: {str(name): plain(value) for name, value in values.items()}
+        section: {str(name): wording.plain(value) for name, value in values.items()}
         for section, values in sections.items()
         if values
     }
-
-
-def plain(value: Any) -> str:
-    """A value of a JSON file for people: text as it is, everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def minus(text: str) -> str:
-    """Hyphens before digits as minus signs."""
-    return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
-
-
-def whole(value: float | None) -> str:
-    """1,234; a dash where nothing is known."""
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def size(value: int | None) -> str:
-    """Bytes in a unit of powers of 1,024."""
-    if value is None:
-        return "–"
-    unit = min(int(math.log2(value) // 10), 4) if value > 0 else 0
-    return f"{value / 1024**unit:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds below two minutes, then minutes, then hours."""
-    if seconds is None:
-        return "–"
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def cell(value: Any) -> str:
-    """Text for Markdown: on one line, and none of its marks take effect."""
-    text = "–" if value is None else " ".join(str(value).split())
-    return re.sub(r"([\\`*_\[\]<>|#~$!])", r"\\\1", text)

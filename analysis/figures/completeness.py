@@ -10,7 +10,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.canvas import GRID, MUTED, NARROW, PAPER, WIDE, legend, wrapped
+from analysis.canvas import GRID, MUTED, NARROW, PAPER, WIDE, brief, legend
 from analysis.figures.draft import Draft, Drafts, Scene
 
 STATUS_LOOKS: dict[str, tuple[str, str]] = {
@@ -53,15 +53,19 @@ def completeness_figure(table: pd.DataFrame, *, narrow: bool = False) -> Figure:
     arms, seeds = list(table["arm"].drop_duplicates()), sorted(set(table["seed"]))
     columns = 2 if narrow else 4
     legend_lines = -(-table["status"].nunique() // columns)
-    rows = sum(max(0.3, 0.15 * (1 + wrapped(arm, 22).count("\n"))) for arm in arms)
+    rows = len(arms) * max(
+        max(0.3, 0.15 * (1 + brief(arm, 12 if narrow else 22).count("\n"))) for arm in arms
+    )
     height = 0.55 + max(rows, 0.6) + 0.22 * legend_lines
     figure = Figure(figsize=(NARROW if narrow else WIDE, height), layout="constrained")
-    ax = plot_completeness(table, arms, seeds, figure.subplots())
+    ax = plot_completeness(table, arms, seeds, figure.subplots(), 12 if narrow else 22)
     _status_legend(ax, set(table["status"]), columns)
     return figure
 
 
-def plot_completeness(table: pd.DataFrame, arms: Sequence[str], seeds: Sequence[int], ax: Axes) -> Axes:
+def plot_completeness(
+    table: pd.DataFrame, arms: Sequence[str], seeds: Sequence[int], ax: Axes, width: int = 22
+) -> Axes:
     """One cell per planned trial; a small figure in a corner counts its attempts where there were several."""
     gap = 0.06 if len(seeds) <= LETTERED else 0.0
     boxes: dict[str, list[list[tuple[float, float]]]] = {}
@@ -77,7 +81,7 @@ def plot_completeness(table: pd.DataFrame, arms: Sequence[str], seeds: Sequence[
         _write_letters(table, arms, seeds, ax)
     ax.set_xlim(-0.6, max(len(seeds), 6) - 0.4)
     ax.set_ylim(len(arms) - 0.4, -0.6)
-    ax.set_yticks(range(len(arms)), [wrapped(arm, 22) for arm in arms])
+    ax.set_yticks(range(len(arms)), [brief(arm, width) for arm in arms])
     every = -(-len(seeds) // 20)
     ax.set_xticks(range(0, len(seeds), every), [str(seed) for seed in seeds[::every]])
     ax.set_xlabel("seed")

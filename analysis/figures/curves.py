@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.canvas import NARROW, WIDE, legend
+from analysis.canvas import NARROW, WIDE, legend, wrapped
 from analysis.curves import ArmCurve, counts_text
 from analysis.endpoints import Endpoint, endpoint_of
 from analysis.figures.draft import Draft, Drafts, Missing, Scene, Styles
-from analysis.figures.marks import arm_lines, thinned, thinning_text
+from analysis.figures.marks import arm_lines, key_shape, thinned, thinning_text
 from analysis.plan import Plan
 from analysis.sentences import plural
 
@@ -81,8 +81,10 @@ def curves_figure(
     columns = 1 if narrow else 2
     blocks = [(label, curves, x) for label, curves in groups for x in UNITS]
     lines = len(blocks) // columns
-    key_lines = -(-len(styles) // (2 * columns))
-    height = 0.12 + 0.2 * key_lines + 2.5 * lines
+    key_columns, signs = key_shape(list(styles), narrow=narrow)
+    key = {wrapped(arm, signs): line for arm, line in arm_lines(styles, list(styles)).items()}
+    key_lines = sum(1 + name.count("\n") for name in key) / key_columns
+    height = 0.22 + 0.17 * key_lines + 2.5 * lines
     figure = Figure(figsize=(NARROW if narrow else WIDE, height), layout="constrained")
     axes = figure.subplots(2 * lines, columns, height_ratios=[7, 1] * lines, squeeze=False)
     for place, (label, curves, x) in enumerate(blocks):
@@ -94,8 +96,7 @@ def curves_figure(
         plot_counts(curves, styles, strip, x)
         top.set_ylabel(label)
         top.set_title(f"{label.partition(' (')[0]} by {'step' if x == 'step' else 'wall time'}")
-    key = arm_lines(styles, list(styles))
-    legend(figure, key, loc="outside upper left", ncols=2 * columns, handlelength=2.6)
+    legend(figure, key, loc="outside upper left", ncols=key_columns, handlelength=2.6)
     return figure
 
 

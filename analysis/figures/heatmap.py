@@ -23,7 +23,7 @@ from analysis.records import FAILURES
 from analysis.sentences import decimals_for, number
 
 TITLE = "Primary endpoint over the grid"
-SCALE = LinearSegmentedColormap.from_list("kvtune", ["#f3f7fb", "#8fbfe0", "#0072B2"])
+SCALE = LinearSegmentedColormap.from_list("kvtune", ["#f3f7fb", "#8fbfe0", "#0b6aa8"])
 """One hue from light to dark, so that order needs no colour vision."""
 DARK, LIGHT = "#101214", "#ffffff"
 

@@ -31,6 +31,14 @@ def fan(count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.linspace(-0.16, 0.16, count) if count > 1 else np.zeros(count)
 
 
+def key_shape(arms: Sequence[str], *, narrow: bool) -> tuple[int, int]:
+    """Columns of a legend of arms, and the signs to a line of its labels."""
+    longest = max((len(arm) for arm in arms), default=0)
+    if longest <= 12:
+        return (2 if narrow else 4), 12
+    return (1 if narrow else 2), 24
+
+
 def arm_lines(styles: Styles, arms: Sequence[str]) -> dict[str, Line2D]:
     """A legend's entries."""
     return {arm: Line2D([], [], color=styles[arm].colour, ls=styles[arm].dashes, lw=1.7) for arm in arms}

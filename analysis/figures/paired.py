@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.canvas import INK, MUTED, NARROW, PAPER, WIDE, wrapped
+from analysis.canvas import INK, MUTED, NARROW, PAPER, WIDE, brief, wrapped
 from analysis.comparison import Comparison
 from analysis.figures.draft import Draft, Drafts, Missing, Scene, Styles
 from analysis.figures.marks import drawable, thinned, two_lines
@@ -22,6 +22,8 @@ from analysis.tables import seed_record
 
 LABELLED = 24
 """Seeds up to which every row is named."""
+MOST_CONTRASTS = 6
+"""Contrasts that have a figure of their own; the forest shows all."""
 SLOPES = 60
 """Seeds up to which every slope is drawn."""
 
@@ -29,7 +31,10 @@ SLOPES = 60
 def drafts(scene: Scene) -> Drafts:
     for place, comparison in enumerate(scene.results.comparisons, start=1):
         title = f"{comparison.treatment} against {comparison.baseline}, {comparison.endpoint.label}"
-        if comparison.pairs:
+        if place > MOST_CONTRASTS:
+            reason = f"only the first {MOST_CONTRASTS} contrasts are; its seeds stand in tables/seeds.csv"
+            yield Missing(name=f"paired-{place}", title=title, reason=reason)
+        elif comparison.pairs:
             yield _draft(comparison, scene.styles, f"paired-{place}", title)
         else:
             yield Missing(name=f"paired-{place}", title=title, reason="there is no complete pair")
@@ -75,7 +80,7 @@ def paired_figure(comparison: Comparison, styles: Styles, *, narrow: bool = Fals
         figure = Figure(figsize=(WIDE, max(2.9, tall)), layout="constrained")
         slopes, differences = figure.subplots(1, 2, width_ratios=[1, 1.45])
     plot_pairs(comparison, styles, slopes)
-    plot_differences(comparison, differences)
+    plot_differences(comparison, differences, 30 if narrow else 40)
     return figure
 
 
@@ -91,7 +96,7 @@ def plot_pairs(comparison: Comparison, styles: Styles, ax: Axes) -> Axes:
         ax.plot(
             [x] * len(pairs), sides[:, x], ls="", color=look.colour, marker=look.marker, mec=PAPER, mew=0.5
         )
-    ax.set_xticks([0, 1], [wrapped(comparison.baseline), wrapped(comparison.treatment)])
+    ax.set_xticks([0, 1], [brief(comparison.baseline, 16, 4), brief(comparison.treatment, 16, 4)])
     ax.set_xlim(-0.35, 1.35)
     ax.grid(visible=False, axis="x")
     ax.set_ylabel(two_lines(comparison.endpoint))
@@ -99,7 +104,7 @@ def plot_pairs(comparison: Comparison, styles: Styles, ax: Axes) -> Axes:
     return ax
 
 
-def plot_differences(comparison: Comparison, ax: Axes) -> Axes:
+def plot_differences(comparison: Comparison, ax: Axes, signs: int = 40) -> Axes:
     """Differences by seed; above them the mean with its t interval (thick) and exact interval (thin)."""
     pairs = _pairs(comparison)
     # Rows stand as far apart as there is room for labels; many seeds share the height of the labelled ones.
@@ -118,7 +123,7 @@ def plot_differences(comparison: Comparison, ax: Axes) -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.grid(visible=False, axis="y")
     side = "below" if comparison.endpoint.direction == "min" else "above"
-    arms = wrapped(f"{comparison.treatment} − {comparison.baseline}", 44)
+    arms = wrapped(f"{comparison.treatment} − {comparison.baseline}", signs)
     ax.set_xlabel(f"{arms}\n{comparison.endpoint.unit}, {side} 0 is better")
     ax.set_title("Difference by seed")
     return ax

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.canvas import INK, MUTED, NARROW, PAPER, WIDE, wrapped
+from analysis.canvas import INK, MUTED, NARROW, PAPER, WIDE, brief
 from analysis.endpoints import endpoint_of
 from analysis.figures.draft import Draft, Drafts, Scene, Styles
 from analysis.figures.marks import fan
@@ -27,7 +27,13 @@ class Panel:
     label: str
     """Of the axis: unit, direction."""
     table: pd.DataFrame
-    """arm, seed, value: in planned order; NaN where there is none, infinite where it was never reached."""
+    """arm, value: in planned order; NaN where there is none, infinite where it was never reached."""
+    centre: Literal["mean", "median"] | None = "mean"
+    """What the bar stands at."""
+    share: bool = False
+    """Percentages: the axis begins at 0."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Arm -> what stands beside its row instead of n."""
 
 
 def drafts(scene: Scene) -> Drafts:
@@ -61,7 +67,7 @@ def strip_figure(panels: Sequence[Panel], styles: Styles, *, narrow: bool = Fals
     columns = 1 if narrow else min(len(panels), 3)
     lines = -(-len(panels) // columns)
     arms = list(dict.fromkeys(arm for panel in panels for arm in panel.table["arm"]))
-    height = 0.85 + sum(max(0.42, 0.16 * (1 + wrapped(arm).count("\n"))) for arm in arms)
+    height = 0.85 + len(arms) * max(max(0.42, 0.16 * (1 + brief(arm, 14).count("\n"))) for arm in arms)
     figure = Figure(figsize=(NARROW if narrow else WIDE, height * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for ax, panel in zip(axes, panels, strict=False):
@@ -72,7 +78,7 @@ def strip_figure(panels: Sequence[Panel], styles: Styles, *, narrow: bool = Fals
 
 
 def plot_strip(panel: Panel, styles: Styles, ax: Axes) -> Axes:
-    """A row per arm, every run a point, a bar at the mean; hollow points at the edge never got there."""
+    """A row per arm, every run a point, a bar at the centre; hollow points at the edge never got there."""
     arms = list(panel.table["arm"].drop_duplicates())
     edge = ax.get_yaxis_transform()
     for y, arm in enumerate(arms):
@@ -81,15 +87,18 @@ def plot_strip(panel: Panel, styles: Styles, ax: Axes) -> Axes:
         style, never = styles[arm], len(values) - len(finite)
         look: dict[str, Any] = {"ls": "", "marker": style.marker, "alpha": 0.85}
         ax.plot(finite, y + fan(len(finite)), color=style.colour, mec=PAPER, mew=0.5, **look)
-        if len(finite) and not never:
-            ax.plot([finite.mean()] * 2, [y - 0.26, y + 0.26], color=INK, lw=1.6)
+        if len(finite) and not never and panel.centre:
+            middle = np.mean(finite) if panel.centre == "mean" else np.median(finite)
+            ax.plot([middle] * 2, [y - 0.26, y + 0.26], color=INK, lw=1.6)
         ax.plot([0.97] * never, y + fan(never), mfc=PAPER, mec=style.colour, transform=edge, **look)
-        count = f"n = {len(values)}" + (f", {never} never" if never else "")
+        count = panel.notes.get(arm, f"n = {len(values)}" + (f", {never} never" if never else ""))
         ax.text(1.0, y - 0.28, count, transform=edge, ha="right", va="bottom", fontsize=7, color=MUTED)
-    ax.set_yticks(range(len(arms)), [wrapped(arm) for arm in arms])
+    ax.set_yticks(range(len(arms)), [brief(arm, 14) for arm in arms])
     ax.set_ylim(len(arms) - 0.5, -0.7)
     ax.tick_params(axis="y", length=0)
     ax.margins(x=0.15)
+    if panel.share:
+        ax.set_xlim(-0.5, max(10.0, 1.2 * float(panel.table["value"].max())))
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.grid(visible=False, axis="y")
     ax.set_xlabel(panel.label)

@@ -11,6 +11,10 @@ from tests.analysis.fakes import FakeExperiment
 
 HOSTILE = "_<script>alert('$x$')</script>|*&"
 EVERY_CELL = [(arm, seed) for arm in ("flat", "structured") for seed in range(8)]
+DRAWN = {
+    "completeness", "paired-1", "paired-2", "curves", "difference", "stability", "endpoints", "forest",
+    "cost", "alignment",
+}  # fmt: skip
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
 
@@ -87,7 +91,7 @@ def test_every_figure_has_words_and_unique_ids(report):
 
     figures = [attributes for tag, attributes in tags if attributes.get("role") == "img"]
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
-    assert len(figures) == sum(tag == "figure" for tag, _ in tags) == 5
+    assert len(figures) == sum(tag == "figure" for tag, _ in tags) == len(DRAWN)
     assert all(figure["aria-label"] for figure in figures)
     assert len(set(ids)) == len(ids)
     links = {attributes["href"][1:] for tag, attributes in tags if tag == "a" and "href" in attributes}
@@ -104,16 +108,16 @@ def test_the_verdict_stands_first(report):
         < page.index('id="seeds"')
     )
     assert report.markdown.read_text().startswith(
-        "# fake: INCONCLUSIVE\n\n**structured changed final eval CE"
+        "# fake: INCONCLUSIVE\n\n> Interim: 7 of 8 planned seeds have ended"
     )
+    assert "\n\n**structured changed final eval CE" in report.markdown.read_text()
 
 
 def test_figures_come_as_pdf_svg_png_and_csv(report):
     figures = report.html.parent / "figures"
 
-    names = {"completeness", "paired-1", "paired-2", "curves", "endpoints", "cost", "alignment"}
     assert {path.name for path in figures.iterdir()} == {
-        f"{name}.{kind}" for name in names for kind in ("pdf", "svg", "png", "csv")
+        f"{name}.{kind}" for name in DRAWN for kind in ("pdf", "svg", "png", "csv")
     }
     assert len(pd.read_csv(figures / "completeness.csv")) == 24
     assert pd.read_csv(figures / "paired-1.csv")["kind"].tolist().count("lost") == 1
@@ -160,7 +164,12 @@ def svg_only(monkeypatch):
     monkeypatch.setattr("analysis.gallery.save", lambda figure, stem: svg_of(figure))
 
 
-def test_a_report_written_again_leaves_nothing_of_the_old_one(tmp_path, svg_only):
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr("analysis.gallery.FIGURES", ())
+
+
+def test_a_report_written_again_leaves_nothing_of_the_old_one(tmp_path, no_figures):
     folder = FakeExperiment(seeds=range(2)).write(tmp_path)
     stale = folder / "report" / "figures" / "stale.svg"
     stale.parent.mkdir(parents=True)
@@ -192,7 +201,7 @@ def test_every_outcome_has_its_page_and_exit_code(tmp_path, svg_only, options, v
     Tags(report.html.read_text())
 
 
-def test_one_invalid_contrast_decides_the_exit_code(tmp_path, svg_only):
+def test_one_invalid_contrast_decides_the_exit_code(tmp_path, no_figures):
     options = {"arms": {"flat": 0.0, "structured": -0.06, "cot": 0.1}}
     changes = {("cot", 1): {"eval_set_hash": "x"}}
 
