@@ -26,6 +26,23 @@ def arms_table(outcomes: pd.DataFrame, metrics: pd.DataFrame) -> list[dict[str, 
     return [_arm_row(str(arm), rows) for arm, rows in table.groupby("arm", sort=False)]
 
 
+def with_reasons(row: dict[str, Any]) -> dict[str, Any]:
+    """An arm's row for JSON: with `why_null`."""
+    return {**row, "why_null": {name: _reason(row, name) for name, value in row.items() if value is None}}
+
+
+def _reason(row: dict[str, Any], name: str) -> str:
+    if name == "first_nonfinite_step":
+        return "no run recorded one"
+    if name not in ("mean", "sd", "median", "min", "max"):
+        return "no run recorded it"
+    if not row["n"]:
+        return "no run completed with the endpoint"
+    if name == "sd" and row["n"] == 1:
+        return "one run has no spread"
+    return "it is unbounded: a run never reached the threshold, or the values exceed the range of floats"
+
+
 def _arm_row(arm: str, rows: pd.DataFrame) -> dict[str, Any]:
     failures = int(rows["status"].isin(FAILURES).sum())
     return {

@@ -205,8 +205,10 @@ def _leave_one_out(deltas: Floats, seeds: Sequence[int], noise: float) -> LeaveO
 def _pairing(
     deltas: Floats, baseline: Floats, treatment: Floats, noise: float
 ) -> tuple[float | None, float | None]:
-    """Pearson's r, and the gain; both None where an arm does not vary."""
-    if len(deltas) < 3 or not (varies(baseline, noise) and varies(treatment, noise)):
+    """Pearson's r, and the gain; both None where an arm does not vary, or is unbounded."""
+    if len(deltas) < 3 or not all(
+        np.isfinite(arm).all() and varies(arm, noise) for arm in (baseline, treatment)
+    ):
         return None, None
     unit = max(power_of_two(baseline), power_of_two(treatment))
     ours, theirs = treatment / unit, baseline / unit

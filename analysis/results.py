@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.arms import arms_table
+from analysis.arms import arms_table, with_reasons
 from analysis.bands import DifferenceCurve, difference_curves
 from analysis.comparison import Comparison
 from analysis.endpoints import endpoint_of
@@ -76,7 +76,9 @@ class Results:
 
     @property
     def families(self) -> tuple[Family, ...]:
-        """The families that were asked, with what level and what floor."""
+        """The families that were asked, with what level and what floor; an A/A has none."""
+        if self.experiment.plan.mode == "aa":
+            return ()
         members: dict[str, Sequence[Comparison | FactorAnswer]] = {
             "primary": self.comparisons,
             "secondary": self.secondary,
@@ -105,10 +107,11 @@ class Results:
             "exploratory": [comparison.to_dict() for comparison in self.exploratory],
             "families": [asdict(family) for family in self.families],
             "deviations": list(self.deviations),
-            "arms": self.arms,
+            "arms": [with_reasons(arm) for arm in self.arms],
             "stability": self.stability.to_dict(),
             "differences": [curve.to_dict() for curve in self.differences],
             "cells": records(self.cells[columns]),
+            "why_null": {"cells.failure_reason": "the trial completed, or ended without a word"},
         }
 
 

@@ -73,7 +73,12 @@ class Measured:
             "seeds": [
                 {"seed": seed, "baseline": theirs, "treatment": ours} for seed, theirs, ours in self.seeds
             ],
-            "why_null": dict.fromkeys(missing, reason or "the differences do not vary"),
+            "why_null": {
+                **dict.fromkeys(missing, reason or "the differences do not vary"),
+                **dict.fromkeys(
+                    ("seeds.baseline", "seeds.treatment"), "the run did not end so that it has a value"
+                ),
+            },
         }
 
 
