@@ -137,9 +137,11 @@ def margin_test(deltas: Floats, noise: float, margin: float, harm_sign: int) -> 
     """Non-inferiority and equivalence; None where the differences do not vary or are unbounded."""
     if len(deltas) < 2 or not np.isfinite(deltas).all() or not varies(deltas, noise):
         return None
-    harms = deltas * harm_sign
-    below, below_exact = _one_sided(harms - margin, noise)
-    above, above_exact = _one_sided(-harms - margin, noise)
+    unit = power_of_two(deltas)
+    scaled, bound = deltas / unit, margin * harm_sign / unit
+    # Harm below the margin: the mean lies on that side of it to which less harm is.
+    below, below_exact = _one_sided(scaled, noise / unit, bound, -harm_sign)
+    above, above_exact = _one_sided(scaled, noise / unit, -bound, harm_sign)
     return MarginTest(
         p_noninferiority=below,
         p_noninferiority_exact=below_exact,
@@ -148,12 +150,9 @@ def margin_test(deltas: Floats, noise: float, margin: float, harm_sign: int) -> 
     )
 
 
-def _one_sided(shifted: Floats, noise: float) -> tuple[float, float]:
-    """P that a mean as low as this or lower comes from a mean of 0: by t, and by sign-flips."""
-    unit = power_of_two(shifted)
-    scaled = shifted / unit
-    mean, n = float(scaled.mean()), len(shifted)
-    exact = signflip.p_value(scaled, noise / unit) / 2
-    return float(stats.t.cdf(mean / (float(scaled.std(ddof=1)) / math.sqrt(n)), n - 1)), (
-        exact if mean < 0 else 1 - exact
-    )
+def _one_sided(deltas: Floats, noise: float, bound: float, side: int) -> tuple[float, float]:
+    """p that the mean lies on this side of the bound (1: above): by t, and by sign-flips."""
+    n, beyond = len(deltas), (float(deltas.mean()) - bound) * side
+    half = signflip.p_value(deltas, noise, bound) / 2
+    by_t = float(stats.t.sf(beyond / (float(deltas.std(ddof=1)) / math.sqrt(n)), n - 1))
+    return by_t, half if beyond > 0 else 1 - half

@@ -28,10 +28,12 @@ def floor_of(pairs: int) -> float:
     return min(1.0, 2.0 / 2.0**pairs) if pairs <= ENUMERATED else max(2.0 / 2.0**pairs, 1.0 / (DRAWS + 1))
 
 
-def p_value(deltas: Floats, noise: float = 0.0) -> float:
-    """Two-sided p of the mean. Sums closer than rounding (or `noise` per delta) count as ties."""
-    total, sums, _ = _subset_sums(deltas)
-    tie = max(1e-12 * float(np.abs(deltas).sum()), noise * len(deltas))
+def p_value(deltas: Floats, noise: float = 0.0, mean: float = 0.0) -> float:
+    """Two-sided p of the mean against `mean`. Sums closer than rounding (or `noise` per delta) are ties."""
+    total, sums, sizes = _subset_sums(deltas)
+    if mean:
+        total, sums = total - len(deltas) * mean, sums - sizes * mean
+    tie = max(1e-12 * float(np.abs(deltas - mean).sum()), noise * len(deltas))
     extreme = int(np.count_nonzero(np.abs(total - 2 * sums) >= abs(total) - tie))
     if len(deltas) <= ENUMERATED:
         return extreme / len(sums)

@@ -5,7 +5,7 @@ writes a row and a result, and the driver shows, collects and tabulates them. Ea
 its own, whose peak memory is told by the kernel. The slots are processes of this machine, so that with more
 of them than cores a trial's time is what the machine's cores need for it, not what a cluster's would.
 
-    python -m benchmarks.scale --sizes 100 1000 10000 --slots 8
+    python -m benchmarks.scale --sizes 100 1000 10000 --slots 16
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def measure(trials: int, slots: int) -> dict[str, float]:
         "arms": {"flat": {"alignment_mode": "flat"}, "structured": {"alignment_mode": "structured"}},
         "seeds": list(range(trials // 2)),
         "analysis": {"baseline": "flat"},
+        "trackers": [],
     }
     ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory(prefix="kvs") as place:
@@ -88,7 +89,7 @@ def main() -> int:
     """Run every size in a process of its own and print how the time per trial grows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000])
-    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import faulthandler
 import importlib
+import json
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -42,11 +43,15 @@ PR_SET_PDEATHSIG = 1
 Row = dict[str, Any]
 
 
+DISTILL = "trainables.distill:distill"
+"""Our own trials; whatever else an objective names asks for no teacher."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a trial runs, by import path, so that a child process on any node finds it again."""
 
-    distill: str = "trainables.distill:distill"
+    distill: str = DISTILL
     """distill(config, report, resume_from=None) -> result"""
     check: str = "trainables.preflight:check"
     """check(config), before anything is started"""
@@ -86,8 +91,21 @@ class Job:
     experiment: str
     """Its name: what trackers group trials by."""
     trackers: tuple[Tracker, ...] = ()
+    builtin: str | None = None
+    """A folder on the storage with the built-in teacher trained for this run; else the machine's own."""
     code_rev: str | None = None
     objective: Objective = field(default_factory=Objective)
+
+    def to_json(self) -> str:
+        """As Tune carries it: a text is not copied with every table and result that holds it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        values = json.loads(text)
+        objective, trackers = values.pop("objective"), values.pop("trackers")
+        preload = tuple(objective.pop("preload"))
+        return cls(**values, trackers=tuple(trackers), objective=Objective(**objective, preload=preload))
 
 
 def run_in_child(
@@ -240,6 +258,8 @@ def _run(job: Job, report: Callable[[Row], None]) -> Outcome:
     with suppress(CorruptFile):
         if (done := read_result(Path(job.folder), job.config_hash)) is not None:
             return Outcome(done["status"], done.get("failure_reason"))  # by who held the folder until now
+    if job.builtin is not None:
+        os.environ["KVTUNE_CACHE"] = job.builtin
     config = DistillConfig.from_dict(job.config)
     distill = resolve(job.objective.distill)
     result = distill(config, report, resume_from=TrialFolder(job.folder).newest_checkpoint())

@@ -13,6 +13,9 @@ from orchestrator.child import OUTPUT, Job
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, what schedulers send, and a closed terminal."""
+TERMINATED = (signal.SIGTERM.name, "exit code 255 ")
+"""In the reason of an attempt: what ended it was the end of the run. multiprocessing tells 255 of a child
+whose forkserver was ended first."""
 INSISTED = 3
 LEAVE_S = 15.0
 """Seconds that the processes of an ended run are given to leave, all together."""
@@ -62,7 +65,7 @@ def _close(folder: Path, interrupted: bool) -> bool:
     if not (known := attempts.read(folder)):
         return False
     last = known[-1]
-    terminated = last.status == "crashed" and signal.SIGTERM.name in (last.reason or "")
+    terminated = last.status == "crashed" and any(word in (last.reason or "") for word in TERMINATED)
     if interrupted and (last.status is None or terminated):
         attempts.end(folder, last.number, "cancelled", "the run was ended")
     elif last.status is None:

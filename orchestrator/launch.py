@@ -21,11 +21,12 @@ from rich.console import Console
 from analysis.records import ResultsFolder
 from orchestrator import attempts, changes, closing, provenance, trackers
 from orchestrator.attempts import RESULTS
-from orchestrator.child import Job, Objective, resolve
+from orchestrator.child import DISTILL, Job, Objective, resolve
 from orchestrator.collect import Trial, collect, read_trial, read_trials
 from orchestrator.progress import Progress, Tell
 from orchestrator.shared import check_shared
 from orchestrator.spec import ExperimentSpec, Resources
+from orchestrator.teacher_tasks import NO_TEACHERS, Teachers, provide
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
 from orchestrator.tuning import LOCAL, Runner, connected, knock, lacking
@@ -111,7 +112,8 @@ def run(
                 _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
                 provenance.write(folder.provenance, launch)
                 trackers.prepare(spec.trackers if missing else [], folder.path, spec.name)
-                jobs = _jobs(missing, plan, folder, objective, launch["code_rev"])
+                teachers = _teachers(missing, plan, folder, objective, address, console)
+                jobs = _jobs(missing, plan, folder, objective, launch["code_rev"], teachers)
             with closing.noting_signals() as ended:
                 _run_jobs(run_jobs, jobs, plan, folder, console, tell, ended)
                 _tell_complaints(jobs, console)
@@ -230,8 +232,34 @@ def _write_plan(plan: Plan, folder: ResultsFolder, history: list[dict[str, Any]]
     )
 
 
+def _teachers(
+    cells: Sequence[Cell],
+    plan: Plan,
+    folder: ResultsFolder,
+    objective: Objective,
+    address: str,
+    console: Console,
+) -> Teachers:
+    """What the frozen teachers have to say, computed once; only our own trials ask for it."""
+    if not cells or objective.distill != DISTILL:
+        return NO_TEACHERS
+    return provide(
+        cells,
+        folder.path.parent,
+        plan.spec.teacher_cache,
+        plan.spec.resources,
+        on_ray=address != SERIAL,
+        tell=lambda line: changes.say(console, line),
+    )
+
+
 def _jobs(
-    cells: Sequence[Cell], plan: Plan, folder: ResultsFolder, objective: Objective, code_rev: str | None
+    cells: Sequence[Cell],
+    plan: Plan,
+    folder: ResultsFolder,
+    objective: Objective,
+    code_rev: str | None,
+    teachers: Teachers = NO_TEACHERS,
 ) -> list[Job]:
     resources = plan.spec.resources
     jobs = []
@@ -239,7 +267,8 @@ def _jobs(
         place = folder.trials / cell.trial_id
         if read_trial(place, _as_cell(cell)).problem is not None:
             _set_aside(place)
-        config = replace(cell.config, output_dir=str(place), threads=resources.cpus)
+        cache = teachers.caches.get(cell.trial_id)
+        config = replace(cell.config, output_dir=str(place), threads=resources.cpus, teacher_cache=cache)
         jobs.append(
             Job(
                 trial_id=cell.trial_id,
@@ -256,6 +285,7 @@ def _jobs(
                 attempts_before=len(attempts.read(place)),
                 experiment=plan.spec.name,
                 trackers=tuple(plan.spec.trackers),
+                builtin=teachers.builtin,
                 code_rev=code_rev,
                 objective=objective,
             )

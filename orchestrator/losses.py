@@ -10,6 +10,7 @@ from ray.tune import Callback
 
 from orchestrator import attempts
 from orchestrator.attempts import NO_WORD, Status
+from orchestrator.child import Job
 from orchestrator.shared import UNSEEN
 
 PREEMPTED = "node was preempted"
@@ -30,7 +31,7 @@ class Losses(Callback):
     def _note(self, trial: Any) -> None:
         """Never raises: an error in a callback would end the whole run."""
         try:
-            folder = Path(trial.config["job"].folder)
+            folder = Path(Job.from_json(trial.config["job"]).folder)
             known, said = attempts.read(folder), _error_of(trial)
             if known and known[-1].status is None:
                 status, reason = _why(said, known[-1].node)

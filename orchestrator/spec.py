@@ -148,8 +148,18 @@ class ExperimentSpec(_Section):
     """The blocks of the paired comparison."""
     analysis: Analysis
     resources: Resources = Resources()
+    teacher_cache: Literal["auto", "off"] | float = "auto"
+    """What one launch may write of the frozen teacher's lessons, which all trials read: auto, off or GiB."""
     trackers: list[Tracker] = ["tensorboard"]
     """Where curves are shown beside the report, for people: tensorboard, mlflow, wandb; [] for nowhere."""
+
+    @field_validator("teacher_cache", mode="before")
+    @classmethod
+    def _budget(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+        if not number and value not in ("auto", "off"):
+            raise InputError(f"teacher_cache is auto, off, or a number of GiB above 0, got {short(value)}.")
+        return float(value) if number else value
 
     @field_validator("trackers", mode="before")
     @classmethod

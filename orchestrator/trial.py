@@ -74,7 +74,7 @@ def run_cell(config: Mapping[str, Any]) -> None:
     """
     from ray import get_runtime_context, tune
 
-    job: Job = config["job"]
+    job = Job.from_json(config["job"])
     require_here(Path(job.folder))
     latest: dict[str, Any] = {"alignment_mode": job.config["alignment_mode"]}
     reported = time.monotonic()

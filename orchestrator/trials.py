@@ -23,6 +23,7 @@ SET_ELSEWHERE = {
     "seed": "list it under seeds",
     "output_dir": "choose the place with --storage",
     "threads": "set resources.cpus",
+    "teacher_cache": "set teacher_cache at the top of the experiment",
 }
 SEED_OFFSET = "seed_offset"
 """An arm's own key under analysis.mode aa: its trials take the block's seed and this on top."""

@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator import capacity
 from orchestrator.auth import keep_private
 from orchestrator.child import Job
+from orchestrator.provenance import without_secrets
 from orchestrator.spec import Resources
 from orchestrator.trial import run_cell
 from orchestrator.watch import GIB
@@ -120,17 +121,17 @@ def param_space(jobs: Sequence[Job]) -> dict[str, Any]:
     modes = {job.arm: job.config["alignment_mode"] for job in jobs}
     mode = tune.sample_from(lambda spec: modes[spec.config["arm"]])
     if [(job.arm, job.seed) for job in jobs] == [(arm, seed) for seed in seeds for arm in arms]:
-        by_cell = {(job.arm, job.seed): job for job in jobs}
+        by_cell = {(job.arm, job.seed): job.to_json() for job in jobs}
         job = tune.sample_from(lambda spec: by_cell[spec.config["arm"], spec.config["seed"]])
         axes = {"arm": tune.grid_search(arms), "seed": tune.grid_search(seeds)}
         return {**axes, "alignment_mode": mode, "job": job}
-    cells = [(job.arm, job.seed) for job in jobs]
+    cells, texts = [(job.arm, job.seed) for job in jobs], [job.to_json() for job in jobs]
     return {
         "cell": tune.grid_search(list(range(len(cells)))),
         "arm": tune.sample_from(lambda spec: cells[spec.config["cell"]][0]),
         "seed": tune.sample_from(lambda spec: cells[spec.config["cell"]][1]),
         "alignment_mode": tune.sample_from(lambda spec: modes[cells[spec.config["cell"]][0]]),
-        "job": tune.sample_from(lambda spec: jobs[spec.config["cell"]]),
+        "job": tune.sample_from(lambda spec: texts[spec.config["cell"]]),
     }
 
 
@@ -186,7 +187,9 @@ def knock(address: str) -> None:
 def _silent(address: str, error: Exception) -> InputError:
     reason = " ".join(str(error).split())[:200]
     return InputError(
-        f"--address {address} does not answer ({reason}): start the cluster, or use --address local."
+        without_secrets(
+            f"--address {address} does not answer ({reason}): start the cluster, or use --address local."
+        )
     )
 
 

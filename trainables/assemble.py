@@ -6,8 +6,9 @@ Each part draws from a random stream of its own name, so that what one arm has a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,14 +21,16 @@ from trainables.builtin_teacher import Schooling, load_builtin_teacher
 from trainables.capture import Reader, check_capture
 from trainables.config import BUILTIN_TEACHER, SELF, DistillConfig
 from trainables.data import load_examples
+from trainables.evaluate import compared_rows
 from trainables.examples import Splits
 from trainables.kv_cache import CacheShape
 from trainables.latent import LatentProjection
-from trainables.models import from_pretrained, load_student
+from trainables.models import from_pretrained, load_student, weights_hash
 from trainables.rows import Rows
 from trainables.step import Distillation, HiddenProjector
 from trainables.streams import stream, stream_seed
 from trainables.teacher import Yardstick
+from trainables.teacher_cache import Recipe, TeacherCache
 from trainables.tokenizers import load_tokenizer, same_tokenizer
 
 CALIBRATION_ROWS = 256
@@ -44,6 +47,11 @@ class Trial:
     held_out: Rows
     vocabulary: Any
     device: torch.device
+    cache: TeacherCache | None
+    """The teacher's lessons, where they were computed before."""
+
+    def teacher_hash(self) -> str:
+        return self.cache.teacher_hash if self.cache else weights_hash(self.distillation.teacher.lm)
 
 
 def assemble(config: DistillConfig) -> Trial:
@@ -52,10 +60,17 @@ def assemble(config: DistillConfig) -> Trial:
     splits = load_examples(config)
     vocabularies = tokenizers_of(config, splits)
     train, held_out = (Rows.encoded(part, *vocabularies) for part in (splits.train, splits.held_out))
-    student = load_student(config, vocabularies[0])
-    teacher = load_teacher(config, splits)
-    distillation = _distillation(config, student, teacher, train, device)
-    return Trial(distillation, splits, train, held_out, vocabularies[0], device)
+    student = load_student(config, vocabularies[0]).to(device)
+    lessons = _open_cache(config, student.shape.layers, train, held_out)
+    train = replace(train, lessons=lessons)
+
+    @cache
+    def teacher() -> Reader:
+        loaded = load_teacher(config, splits)
+        return ready(student if loaded is None else loaded, train, device)
+
+    distillation = _distillation(config, student, teacher, lessons, train, device)
+    return Trial(distillation, splits, train, held_out, vocabularies[0], device, lessons)
 
 
 def tokenizers_of(config: DistillConfig, splits: Splits) -> tuple[Any, Any]:
@@ -78,6 +93,23 @@ def load_teacher(config: DistillConfig, splits: Splits) -> Reader | None:
     return teacher.eval().requires_grad_(False)
 
 
+def ready(reader: Reader, rows: Rows, device: torch.device) -> Reader:
+    """A teacher on its device, its capture checked on a row."""
+    reader.to(device)
+    check_capture(reader, rows.taught(range(1), device).input_ids)
+    return reader
+
+
+def _open_cache(config: DistillConfig, layers: int, train: Rows, held_out: Rows) -> TeacherCache | None:
+    """The trial's teacher cache, which must be of the very lessons that it would compute."""
+    found = TeacherCache.open(config.teacher_cache) if config.teacher_cache is not None else None
+    if found is not None:
+        shown = [held_out.teacher[i] for i in compared_rows(held_out, config)]
+        mapped = layer_map(found.shape.layers, layers, config.layer_map)
+        found.check(Recipe.of(config, train, shown, mapped, found.recipe["teacher"]))
+    return found
+
+
 def pick_device(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
@@ -85,31 +117,38 @@ def pick_device(name: str) -> torch.device:
 
 
 def _distillation(
-    config: DistillConfig, student: Reader, teacher: Reader | None, train: Rows, device: torch.device
+    config: DistillConfig,
+    student: Reader,
+    teacher: Callable[[], Reader],
+    lessons: TeacherCache | None,
+    train: Rows,
+    device: torch.device,
 ) -> Distillation:
-    taught_by = teacher or student
-    layers = layer_map(taught_by.shape.layers, student.shape.layers, config.layer_map).to(device)
-    student.to(device)
-    taught_by.to(device)
-    check_capture(taught_by, train.batch(range(1), device)[1].input_ids)
-    yardstick = Yardstick.fit(taught_by, _calibration(train, device), config, layers)
+    """The teacher is loaded only if there is something to ask it."""
+    shape, width = (lessons.shape, lessons.width) if lessons else (teacher().shape, teacher().width)
+    layers = layer_map(shape.layers, student.shape.layers, config.layer_map).to(device)
+    yardstick = lessons.yardstick() if lessons else None
+    if yardstick is None:
+        yardstick = Yardstick.fit(teacher(), calibration(train, device), config, layers)
     built = Distillation(
         config=config,
         student=student,
-        teacher=teacher,
+        teacher=None if config.teacher == SELF else teacher,
         latent=_latent_projection(config, student) if config.student == "latent" else None,
-        aligner=_aligner(config, student.shape, taught_by.shape),
-        hidden_projector=_hidden_projector(config, student, taught_by),
+        aligner=_aligner(config, student.shape, shape),
+        hidden_projector=_hidden_projector(config, student, width),
         yardstick=yardstick,
         layers=layers,
+        shown=lessons.shown(device) if lessons else None,
     )
     return built.to(device)
 
 
-def _calibration(train: Rows, device: torch.device, size: int = 64) -> Iterator[Batch]:
+def calibration(train: Rows, device: torch.device, size: int = 64) -> Iterator[Batch]:
+    """The rows on which targets are standardised, as the teacher reads them."""
     rows = range(min(CALIBRATION_ROWS, len(train)))
     for start in range(0, len(rows), size):
-        yield train.batch(rows[start : start + size], device)[1]
+        yield train.taught(rows[start : start + size], device)
 
 
 def _aligner(config: DistillConfig, student: CacheShape, teacher: CacheShape) -> nn.Module:
@@ -129,8 +168,9 @@ def _latent_projection(config: DistillConfig, student: Reader) -> LatentProjecti
         return LatentProjection(student.width, rms)
 
 
-def _hidden_projector(config: DistillConfig, student: Reader, teacher: Reader) -> HiddenProjector | None:
-    if not config.codi_weight or student.width == teacher.width:
+def _hidden_projector(config: DistillConfig, student: Reader, width: int) -> HiddenProjector | None:
+    """None where the teacher's `width` is the student's own."""
+    if not config.codi_weight or student.width == width:
         return None
     generator = stream(config.seed, "hidden_projector_init")
-    return HiddenProjector(student.shape.layers, student.width, teacher.width, generator)
+    return HiddenProjector(student.shape.layers, student.width, width, generator)

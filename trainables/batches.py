@@ -85,6 +85,42 @@ def _padded(rows: Sequence[Sequence[int]], fill: int, multiple_of: int) -> tuple
     return values, torch.arange(width) < lengths[:, None]
 
 
+def padded_width(length: int) -> int:
+    """The width at which a text of `length` tokens is read by itself: exact up to 64, then a quarter of its
+    octave at most wider. Follows from the row alone, so that its numbers can."""
+    if length <= 64:
+        return length
+    step = 1 << (length - 1).bit_length() - 3
+    return -(-length // step) * step
+
+
+def by_length(batch: Batch) -> list[tuple[Tensor, Batch]]:
+    """The rows of a batch [B ..] parted by padded_width, each part with its row numbers.
+
+    A batch whose rows all have its own width is handed on as it is.
+    """
+    rows_of: dict[int, list[int]] = {}
+    for row, length in enumerate(batch.attention_mask.sum(1).tolist()):
+        rows_of.setdefault(padded_width(length), []).append(row)
+    device = batch.input_ids.device
+    if list(rows_of) == [batch.input_ids.shape[1]]:
+        return [(torch.arange(len(batch.input_ids), device=device), batch)]
+    return [
+        (index, _rows_at(batch, index, width))
+        for width, rows in rows_of.items()
+        for index in (torch.tensor(rows, device=device),)
+    ]
+
+
+def _rows_at(batch: Batch, rows: Tensor, width: int) -> Batch:
+    """Some rows of a batch, their whole texts cut or padded to `width`."""
+    beyond = width - batch.input_ids.shape[1]
+    values = {f.name: getattr(batch, f.name)[rows] for f in fields(batch) if f.name != "n_tokens"}
+    for name in ("input_ids", "attention_mask", "segment"):
+        values[name] = torch.nn.functional.pad(values[name], (0, beyond))
+    return Batch(**values, n_tokens=int(values["attention_mask"].sum()))
+
+
 def batches(n_rows: int, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
     """The epoch's batches as row indices, in an order of the seed's own; the incomplete last one is dropped.
 

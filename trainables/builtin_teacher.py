@@ -96,6 +96,22 @@ def locate(schooling: Schooling) -> Path | None:
     return None
 
 
+def share(config: DistillConfig, cache: Path) -> None:
+    """Copy the trained teacher of a config's rows into another cache folder; a packaged one needs no copy."""
+    schooling = Schooling.of(config, load_examples(config))
+    folder = locate(schooling)
+    if folder in (None, PACKAGED) or (cache / folder.name).exists():
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=cache))
+    shutil.copytree(folder, made, dirs_exist_ok=True)
+    made.chmod(0o755)
+    try:
+        made.rename(cache / folder.name)
+    except OSError:  # another run was quicker, with the same weights
+        shutil.rmtree(made)
+
+
 def load_builtin_teacher(schooling: Schooling) -> Reader:
     """The trained teacher, its weights checked against its card; InputError where missing or damaged."""
     folder = locate(schooling)

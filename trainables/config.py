@@ -25,7 +25,9 @@ BUILTIN_STUDENTS = ("tiny-gpt2", "tiny-llama")
 BUILTIN_TEACHER = "tiny-teacher"
 SELF = "self"
 
-NOT_PART_OF_THE_RESULT = frozenset({"output_dir", "device", "threads", "save_steps", "save_total_limit"})
+NOT_PART_OF_THE_RESULT = frozenset(
+    {"output_dir", "device", "threads", "save_steps", "save_total_limit", "teacher_cache"}
+)
 """Fields that may change without changing what a trial's numbers mean; the config hash leaves them out."""
 
 
@@ -161,6 +163,9 @@ class DistillConfig:
     """Checkpoints kept."""
     output_dir: str = "outputs"
     """The trial's folder: config.json, metrics.jsonl, train.log, checkpoints, result.json."""
+    teacher_cache: str | None = None
+    """A folder with the frozen teacher's lessons, computed once and read instead of asking it in every step,
+    to the same bits. kvtune train fills it; kvtune run hands its own to the trials."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:1 ..."""
     threads: int | None = None
@@ -212,6 +217,11 @@ class DistillConfig:
                 "--teacher_name self with --student same_sequence compares a model with itself: "
                 "choose --student latent, or another teacher."
             )
+        if self.teacher_cache is not None and not self.cacheable:
+            raise InputError(
+                "--teacher_cache holds what a frozen teacher shows of each row by itself, which neither "
+                "--teacher_name self nor --kv_method random follows from: leave it out."
+            )
         if self.teacher_name == SELF and self.shuffle_teacher:
             raise InputError(
                 "--shuffle_teacher is a control of a frozen teacher: leave it out with --teacher_name self."
@@ -228,6 +238,11 @@ class DistillConfig:
     def uses_teacher(self) -> bool:
         """Whether training needs the teacher's forward pass."""
         return self.kv_weight > 0 or self.codi_weight > 0 or self.teacher == SELF
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether a row's lesson is the same in every step and seed: not if the teacher learns, or by lot."""
+        return self.teacher != SELF and self.kv_method != "random"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -26,6 +26,7 @@ from trainables.config import DistillConfig
 from trainables.evaluate import Prediction, evaluate
 from trainables.examples import set_hash
 from trainables.models import weights_hash
+from trainables.reading import autocast
 from trainables.step import LossTerms, gradient_shares
 from trainables.streams import stream_seed
 from trainables.trial_folder import TrialFolder
@@ -130,7 +131,7 @@ class _Run:
             batch, taught = self.trial.train.batch(
                 index[start : start + config.batch_size], self.trial.device
             )
-            with self._autocast():
+            with autocast(self.config, self.trial.device):
                 terms: LossTerms = self.distillation(batch, taught, step)
             loss = terms.total(config)
             if start == 0 and step % GRADIENT_SHARES_EVERY == 0:
@@ -164,14 +165,9 @@ class _Run:
                 norms[name] = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
         return {"grad_norm": norms["student"], "aligner_grad_norm": norms.get("aligner", 0.0)}
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.config.dtype == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.trial.device.type, dtype=torch.bfloat16)
-
     def _evaluate(self, step: int) -> tuple[dict[str, float], list[Prediction]]:
         self.distillation.eval()
-        with self._autocast():
+        with autocast(self.config, self.trial.device):
             metrics, predictions = evaluate(self.distillation, self.trial.held_out, self.trial.vocabulary)
         self.distillation.train()
         self._write(step, "eval", metrics, len(predictions))
@@ -228,7 +224,7 @@ class _Run:
             "started_at": self.started_at,
             "finished_at": _now(),
             "resumed_from_step": self.resumed_from,
-            "teacher": {"name": self.config.teacher, "hash": weights_hash(self.distillation.teacher.lm)},
+            "teacher": {"name": self.config.teacher, "hash": self.trial.teacher_hash()},
             "versions": versions(),
             "final": final,
         }

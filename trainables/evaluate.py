@@ -15,10 +15,10 @@ from torch import Tensor
 
 from trainables.batches import Batch
 from trainables.capture import read_prompt, write_on
+from trainables.config import DistillConfig
 from trainables.data import parse_answer
 from trainables.kv_cache import KVCache
 from trainables.latent import think
-from trainables.reading import chain_of, read_whole
 from trainables.rows import Rows
 from trainables.step import Distillation
 from trainables.tokenizers import Encoded
@@ -92,25 +92,25 @@ def _write(distillation: Distillation, batch: Batch, eos_id: int, limit: int) ->
     return write_on(student, prefix, eos_id=eos_id, limit=limit)
 
 
+def compared_rows(rows: Rows, config: DistillConfig) -> range:
+    """The first held-out rows, as many as make CACHE_SAMPLES positions."""
+    longest = max(len(row.chain) for row in rows.student)
+    per_row = config.target_len if config.student == "latent" else longest
+    return range(min(len(rows), max(4, CACHE_SAMPLES // per_row)))
+
+
 @torch.no_grad()
 def compare_caches(distillation: Distillation, rows: Rows) -> dict[str, float]:
     """CKA, ridge probe and the state of the KV loss's target, on the first held-out rows."""
-    per_row = (
-        distillation.config.target_len if distillation.latent else max(len(row.chain) for row in rows.student)
-    )
-    index = range(min(len(rows), max(4, CACHE_SAMPLES // per_row)))
-    batch, taught = rows.batch(index, distillation.layers.device)
+    index = compared_rows(rows, distillation.config)
+    batch, _ = rows.batch(index, distillation.layers.device)
     work = distillation.work(batch)
-    lesson, _ = distillation.teach(taught, step=0)
-    _, target = distillation.compared(work, lesson)
-    theirs = lesson.cache
-    if distillation.latent is None:
-        read = read_whole(distillation.teacher, taught)
-        theirs = chain_of(read, distillation.teacher, taught, distillation.config).layers(distillation.layers)
+    shown = distillation.show(rows.taught(index, distillation.layers.device))
+    _, target = distillation.compared(work, shown.lesson)
     cka: dict[str, float] = {}
     r2: dict[str, float] = {}
     for part in ("keys", "values"):
-        pairs = list(_samples(work.cache, theirs, part))
+        pairs = list(_samples(work.cache, shown.chain, part))
         cka[part] = sum(unbiased_cka(x, y) for x, y in pairs) / len(pairs)
         r2[part] = sum(probe_r2(x, y) for x, y in pairs) / len(pairs)
     return {

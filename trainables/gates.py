@@ -126,7 +126,7 @@ def _stages(trial: Trial, name: str) -> Check:
 
 def _selection(trial: Trial, name: str) -> Check:
     model = trial.distillation
-    _, taught = trial.train.batch(range(8), trial.device)
+    taught = trial.train.taught(range(8), trial.device)
     lesson, _ = model.teach(taught, step=1)
     kept = lesson.cache.full_mask.sum(-1)
     seen = f"{int(kept.min())} to {int(kept.max())} of {int(taught.chain_len.max())} entries"

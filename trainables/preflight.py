@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from trainables.config import (
 from trainables.data import load_examples
 from trainables.kv_cache import CacheShape
 from trainables.models import POSITIONS, builtin_config, llama_config, read_config
+from trainables.teaching import fill
 from trainables.tokenizers import Encoded, encode
 
 
@@ -48,9 +50,14 @@ def check(config: DistillConfig) -> None:
 
 
 def prepare(config: DistillConfig, progress: Callable[[str], None]) -> None:
-    """Have the built-in teacher ready where it is asked for: trained once if need be, its skill checked."""
+    """Have the built-in teacher ready where it is asked for: trained once if need be, its skill checked.
+
+    And the teacher's lessons in --teacher_cache, where that is given.
+    """
     if config.teacher == BUILTIN_TEACHER:
         ensure_teacher(config, progress)
+    if config.teacher_cache is not None:
+        fill(config, Path(config.teacher_cache), progress)
 
 
 def checkpoint_bytes(config: DistillConfig) -> int:

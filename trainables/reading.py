@@ -5,6 +5,9 @@ Dimension key: see kv_cache.py. "Chain" is the chain of thought; N its padded le
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -60,6 +63,13 @@ def pick(states: Tensor, positions: Tensor) -> Tensor:
     """`states` [B L H T D] at `positions` [B N], the same in every layer and head: [B L H N D]."""
     index = positions[:, None, None, :, None].expand(*states.shape[:3], -1, states.shape[-1])
     return states.gather(3, index)
+
+
+def autocast(config: DistillConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a trial's forward passes run: its --dtype."""
+    if config.dtype == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def explicit_loss(read: Pass, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from trainables.batches import Batch, collate
 from trainables.examples import Example
+from trainables.teacher import Lesson
 from trainables.tokenizers import Encoded, encode
+
+
+class Lessons(Protocol):
+    """Where lessons of training rows are had from, if they are there."""
+
+    def lesson(self, rows: Sequence[int], device: torch.device) -> Lesson | None: ...
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,8 @@ class Rows:
     teacher: Sequence[Encoded]
     student_pad: int
     teacher_pad: int
+    lessons: Lessons | None = None
+    """The frozen teacher's lessons of these rows, where they were computed before."""
 
     @classmethod
     def encoded(cls, examples: Sequence[Example], mine: Any, theirs: Any) -> Rows:
@@ -29,12 +38,20 @@ class Rows:
         teacher = student if theirs is mine else encode(examples, theirs)
         return cls(examples, student, teacher, mine.pad_token_id, theirs.pad_token_id)
 
-    def batch(self, index: Sequence[int], device: torch.device) -> tuple[Batch, Batch]:
-        """The rows `index` for the student, and for the teacher (the same object where they read alike)."""
+    def batch(self, index: Sequence[int], device: torch.device) -> tuple[Batch, Batch | Lesson]:
+        """The rows `index` for the student, and their lesson; where there is none, as the teacher reads them.
+
+        That is the same object where both read alike.
+        """
         mine = collate([self.student[i] for i in index], self.student_pad).to(device)
-        if self.teacher is self.student:
-            return mine, mine
-        return mine, collate([self.teacher[i] for i in index], self.teacher_pad).to(device)
+        lesson = self.lessons.lesson(index, device) if self.lessons is not None else None
+        if lesson is not None:
+            return mine, lesson
+        return mine, mine if self.teacher is self.student else self.taught(index, device)
+
+    def taught(self, index: Sequence[int], device: torch.device) -> Batch:
+        """The rows `index` as the teacher reads them."""
+        return collate([self.teacher[i] for i in index], self.teacher_pad).to(device)
 
     def __len__(self) -> int:
         return len(self.student)

@@ -6,6 +6,7 @@ weighs on another and padding weighs nothing (KaVa, arXiv:2510.02312, writes its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from trainables.latent import LatentProjection, answer_logits, think
 from trainables.losses import answer_loss, hidden_state_loss, kv_loss
 from trainables.reading import at, chain_of, codi_position, explicit_loss, read_whole
 from trainables.streams import stream
-from trainables.teacher import Lesson, Yardstick, lesson_of
+from trainables.teacher import Lesson, Shown, Yardstick, frozen_lesson, lesson_of
 
 
 @dataclass(frozen=True)
@@ -73,20 +74,22 @@ class HiddenProjector(nn.Module):
 class Distillation(nn.Module):
     """Everything that one trial trains, with the frozen teacher and its yardstick beside it.
 
-    `teacher` is None for self-distillation (the student's own explicit pass teaches) and is never a
-    submodule: its weights belong to no checkpoint and no optimizer.
+    `teacher` hands on the frozen teacher, which is loaded when first asked for and is never a submodule: its
+    weights belong to no checkpoint and no optimizer. It is None for self-distillation, where the student's
+    own explicit pass teaches.
     """
 
     def __init__(
         self,
         config: DistillConfig,
         student: Reader,
-        teacher: Reader | None,
+        teacher: Callable[[], Reader] | None,
         latent: LatentProjection | None,
         aligner: nn.Module,
         hidden_projector: HiddenProjector | None,
         yardstick: Yardstick,
         layers: Tensor,
+        shown: Shown | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -95,13 +98,14 @@ class Distillation(nn.Module):
         self.aligner = aligner
         self.hidden_projector = hidden_projector
         self.yardstick = yardstick
-        self._teacher = [teacher]
+        self._teacher = teacher
+        self._shown = shown
         self.register_buffer("layers", layers, persistent=False)
         self.layers: Tensor
 
     @property
     def teacher(self) -> Reader:
-        return self._teacher[0] or self.student
+        return self._teacher() if self._teacher is not None else self.student
 
     @property
     def is_self(self) -> bool:
@@ -121,10 +125,11 @@ class Distillation(nn.Module):
             for name, group in modules.items()
         }
 
-    def forward(self, batch: Batch, taught: Batch, step: int) -> LossTerms:
+    def forward(self, batch: Batch, taught: Batch | Lesson, step: int) -> LossTerms:
         """The losses of a batch [B ..] in optimizer step `step` (which seeds random selection).
 
-        `taught` holds the same rows as the teacher's tokenizer has them: `batch` itself where they agree.
+        `taught` is the same rows' lesson where there is a cache of them, and otherwise these rows as the
+        teacher's tokenizer has them: `batch` itself where the tokenizers agree.
         """
         work = self.work(batch)
         zero = torch.zeros_like(work.ce)
@@ -170,17 +175,26 @@ class Distillation(nn.Module):
         mask = torch.ones_like(thought.positions, dtype=torch.bool)
         return Work(ce, nats, tokens, KVCache(keys, thought.values, mask), at(hidden, batch.codi_index))
 
-    def teach(self, batch: Batch, step: int) -> tuple[Lesson, Tensor]:
+    def teach(self, taught: Batch | Lesson, step: int) -> tuple[Lesson, Tensor]:
         """The teacher's lesson, detached, and its own cross-entropy [B] where it shares the weights."""
+        if isinstance(taught, Lesson):
+            return taught, torch.zeros((), device=self.layers.device)
         generator = stream(self.config.seed, "selection", step)
         if self.is_self:
-            read = read_whole(self.student, batch)
-            own_ce = explicit_loss(read, batch)[0]
-        else:
-            with torch.no_grad():
-                read = read_whole(self.teacher, batch)
-            own_ce = torch.zeros((), device=batch.input_ids.device)
-        return lesson_of(read, self.teacher, batch, self.config, self.layers, generator), own_ce
+            read = read_whole(self.student, taught)
+            lesson = lesson_of(read, self.student, taught, self.config, self.layers, generator)
+            return lesson, explicit_loss(read, taught)[0]
+        lesson = frozen_lesson(self.teacher, taught, self.config, self.layers, generator)
+        return lesson, torch.zeros((), device=self.layers.device)
+
+    def show(self, taught: Batch) -> Shown:
+        """What held-out rows' caches are compared with; a frozen teacher is asked about them once."""
+        known = self._shown is not None and torch.equal(self._shown.ids, taught.input_ids)
+        if not known or self.is_self:
+            lesson, _ = self.teach(taught, step=0)
+            self._shown = Shown.by(self.teacher, taught, lesson, self.config, self.layers)
+        assert self._shown is not None
+        return self._shown
 
     def compared(self, work: Work, lesson: Lesson) -> tuple[KVCache, KVCache]:
         """The two caches the KV loss compares, in one shape: what the student has, what it should have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import signal
@@ -55,7 +56,9 @@ PORTS = ("--node-manager-port=0", "--object-manager-port=0", "--min-worker-port=
 
 
 @contextmanager
-def cluster(*flags: str, prefix: Sequence[str] = (), address: str = "127.0.0.1") -> Iterator[TestCluster]:
+def cluster(
+    *flags: str, address: str, port: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[TestCluster]:
     """A running head; everything that it started is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="kvc"))
     (folder / "tmp").mkdir()
@@ -63,6 +66,7 @@ def cluster(*flags: str, prefix: Sequence[str] = (), address: str = "127.0.0.1")
     token.write_text(TOKEN)
     token.chmod(0o600)
     gcs, board, agent, grpc, metrics, env_agent, client = free_ports(7)
+    gcs = port or gcs
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "KVTUNE_"))},
         "RAY_AUTH_MODE": "token",
@@ -72,12 +76,12 @@ def cluster(*flags: str, prefix: Sequence[str] = (), address: str = "127.0.0.1")
         "RAY_USAGE_STATS_ENABLED": "0",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
+        **(environment or {}),
     }
     ours = TestCluster(folder, f"{address}:{gcs}", f"http://127.0.0.1:{board}", environment)
     try:
         ours._start(
             [
-                *prefix,
                 *ray("start", "--head", "--block", f"--node-ip-address={address}", f"--port={gcs}"),
                 "--dashboard-host=127.0.0.1", f"--dashboard-port={board}",
                 f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}",
@@ -145,3 +149,37 @@ def wait_for(what: str, condition: object, seconds: float = START_S) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
         time.sleep(0.2)
+
+
+def listening_beyond_this_machine(pid: int) -> set[str]:
+    """Addresses off loopback on which a process or its descendants listen (TCP)."""
+    ours = {inode for one in (pid, *descendants(pid)) for inode in _sockets(one)}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            local, state, inode = (line.split()[column] for column in (1, 3, 9))
+            if state == "0A" and inode in ours and not _is_loopback(local.partition(":")[0]):
+                found.add(local)
+    return found
+
+
+def _sockets(pid: int) -> list[str]:
+    found = []
+    for path in Path(f"/proc/{pid}/fd").glob("*"):
+        try:
+            target = os.readlink(path)
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            found.append(target[8:-1])
+    return found
+
+
+def _is_loopback(address: str) -> bool:
+    """Of an address as /proc tells it: hexadecimal words in the machine's own order of bytes."""
+    words = [bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)]
+    return ipaddress.ip_address(b"".join(words)).is_loopback or (
+        len(words) == 4
+        and words[:3] == [bytes(4), bytes(4), bytes.fromhex("0000ffff")]
+        and words[3][0] == 127
+    )

@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from orchestrator import cli, launch
 from tests.fakes import FAKE, experiment, write_experiment
+from tests.orchestrator.clusters import listening_beyond_this_machine, wait_for
 from tests.orchestrator.test_run import arms
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,14 +213,14 @@ def test_sigterm_under_ray_ends_the_trials_and_says_how_to_go_on(place: Path) ->
     command = [sys.executable, "-c", program, "run", str(path), "--storage", str(place)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(list(place.glob("fake/trials/*/metrics.jsonl"))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-    process.send_signal(signal.SIGTERM)
+    try:
+        wait_for("both trials", lambda: len(list(place.glob("fake/trials/*/metrics.jsonl"))) == 2)
+        beyond = listening_beyond_this_machine(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
 
+    assert not beyond, "every port of a Ray of our own is on loopback"
     assert process.returncode == 130
     assert "Run the same command again to go on" in out
     ends = [

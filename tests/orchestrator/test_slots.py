@@ -31,6 +31,12 @@ def environments(summary: Summary) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in summary.folder.glob("trials/*/environment.json")]
 
 
+def test_a_job_survives_the_text_in_which_tune_carries_it(place: Path) -> None:
+    job = job_with(place, cpus=2, gpus=0.5)
+
+    assert Job.from_json(job.to_json()) == job
+
+
 @pytest.mark.parametrize(
     ("resources", "asked"),
     [
