@@ -1,6 +1,6 @@
 """What asking the frozen teacher once saves: one grid with and without its cache, in one run.
 
-    python -m benchmarks.teacher_cache [--seeds 3] [--rows 2048] [--epochs 3] [--address local]
+    python -m benchmarks.teacher_cache [--seeds 3] [--rows 2048] [--epochs 6] [--address local]
 
 A teacher of four times the student's parameters (random weights: only its cost matters), two arms, rkv. Each
 run is timed whole, the making of the cache included, on a Ray that stands before.
@@ -13,15 +13,16 @@ import argparse
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from orchestrator.launch import SERIAL, run
-from orchestrator.spec import spec_from
+from orchestrator.spec import Resources, spec_from
 from orchestrator.trial_files import read_rows
-from orchestrator.tuning import import_quietly
+from orchestrator.tuning import connected
 
 STUDENT = "tiny-llama"
 
@@ -30,15 +31,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=2048)
-    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--address", default="local", help="local or serial")
     asked = parser.parse_args()
-    if asked.address != SERIAL:
-        import_quietly()
-        import ray
-
-        ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    with tempfile.TemporaryDirectory() as folder:
+    ray = nullcontext() if asked.address == SERIAL else connected(asked.address, Resources(), print)
+    with tempfile.TemporaryDirectory() as folder, ray:
         teacher = make_teacher(Path(folder) / "teacher")
         seconds, found = {}, {}
         for budget in ("off", "auto"):

@@ -34,6 +34,10 @@ FIELDS = (
     "layer_map", "k_space", "dtype", "device",
 )  # fmt: skip
 """What a cache follows from, at most; its own key says it exactly."""
+SMALL_BYTES = 2**28
+"""Weights that the driver may load."""
+SMALL_WORK = 10**11
+"""Parameters times tokens that take a core some ten seconds, as long as a worker takes to start."""
 Budget = Literal["auto", "off"] | float
 Tell = Callable[[str], None]
 
@@ -148,7 +152,7 @@ def _gib(size: float) -> str:
 
 
 def _describe(config: DistillConfig, work: _Work) -> Task:
-    """What is to be made. That takes the teacher: a worker's business unless it is loaded here anyhow."""
+    """What is to be made. That takes the teacher: a worker's business unless it is small."""
     from trainables.teaching import task_of
 
     if _is_here(config, work):
@@ -158,16 +162,20 @@ def _describe(config: DistillConfig, work: _Work) -> Task:
 
 
 def _is_here(config: DistillConfig, work: _Work) -> bool:
-    """Whether this process, which has checked a built-in teacher's skill, may use it once more."""
-    return not work.on_ray or (config.teacher == BUILTIN_TEACHER and not work.resources.gpus)
+    """Whether this process may load the teacher: one that is built in, or in a local folder and small."""
+    if not work.on_ray:
+        return True
+    weights = sum(path.stat().st_size for path in Path(config.teacher).glob("*.safetensors"))
+    small = config.teacher == BUILTIN_TEACHER or 0 < weights < SMALL_BYTES
+    return small and config.device == "cpu"
 
 
 def _make(config: DistillConfig, work: _Work, task: Task, to_make: Sequence[str]) -> None:
-    """By as many Ray tasks as there are slots; here where there is no Ray, or but one shard of rows."""
+    """By as many Ray tasks as there are slots; here where that is done before a worker has started."""
     from trainables.teaching import make_parts
 
     folder = work.root / task.key
-    if _is_here(config, work) and (not work.on_ray or len(task.parts) == 1):
+    if _is_here(config, work) and (not work.on_ray or task.work < SMALL_WORK):
         make_parts(config, folder, task.key, to_make)
         return
     slots = min(_slots(work.resources), len(to_make))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from trainables.aligners import parameter_count
 from trainables.aligners.resample import layer_map
 from trainables.assemble import calibration, load_teacher, pick_device, ready, tokenizers_of
 from trainables.capture import Reader, cache_shape
@@ -57,6 +58,8 @@ class Task:
     rows: int
     bytes: int
     """Of all shards, nearly."""
+    work: int
+    """The teacher's parameters times the tokens it reads."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,7 +107,9 @@ class Teaching:
     @property
     def task(self) -> Task:
         size = sum(map(self._row_bytes, range(len(self.train))))
-        return Task(self.recipe.key, tuple(self.pieces), len(self.train), size)
+        tokens = sum(len(row.ids) for row in self.train.teacher)
+        work = parameter_count(self.teacher) * tokens
+        return Task(self.recipe.key, tuple(self.pieces), len(self.train), size, work)
 
     def make(self, folder: Path, part: str) -> None:
         """Compute one part and write its shard and receipt."""

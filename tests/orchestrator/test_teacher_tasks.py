@@ -166,8 +166,9 @@ def test_a_cache_that_cannot_be_made_stops_no_run(
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_tasks_write_the_same_bytes_as_this_process(
-    place: Path, ray_here: None, ragged: dict[str, Any]
+    place: Path, ray_here: None, ragged: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("orchestrator.teacher_tasks.SMALL_BYTES", 0)
     told: list[str] = []
     for name in ("ray", "serial"):
         (place / name).mkdir()
