@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -41,6 +42,8 @@ from trainables.trial_folder import write_text
 INDEX = "index.json"
 COMMON = "common"
 """The part that is no rows' own: the yardstick, and what is shown of the held-out rows."""
+ABANDONED_S = 86_400
+"""Age of an unfinished file whose writer must be dead."""
 SOURCES = (
     "kv_cache.py", "batches.py", "capture.py", "reading.py", "losses.py", "teacher.py", "teacher_cache.py",
     "teaching.py", "aligners/resample.py", "compressors/*.py",
@@ -273,6 +276,9 @@ def seal(folder: Path, parts: Sequence[str]) -> bool:
     common, *rest = [receipt for receipt in receipts if receipt is not None]
     assert len(rest) == len(parts)
     about = {name: common.pop(name) for name in ("recipe", "shape", "width")}
+    for torn in folder.glob("*.making"):
+        if time.time() - torn.stat().st_mtime > ABANDONED_S:
+            torn.unlink(missing_ok=True)
     _write_json(folder / INDEX, {**about, COMMON: common, "parts": rest})
     return all(part["exact"] for part in rest)
 
