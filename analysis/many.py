@@ -16,7 +16,7 @@ from scipy import stats
 from analysis import signflip
 from analysis.signflip import Floats
 
-CHUNK = 2**24
+CHUNK = 2**20
 """Sums held at once."""
 
 
