@@ -3,7 +3,9 @@
 All is real but the training: Ray Tune schedules every trial, a warm worker starts a process for it, which
 writes a row and a result, and the driver shows, collects and tabulates them. Each size runs in a driver of
 its own, whose peak memory is told by the kernel. The slots are processes of this machine, so that with more
-of them than cores a trial's time is what the machine's cores need for it, not what a cluster's would.
+of them than cores a trial's time is what the machine's cores need for it, not what a cluster's would. The
+first trials, as many as slots, last RAMP_S, so that every slot has its worker before the count begins: a stub
+is over so soon that Tune would hand one warm worker from trial to trial and call off the others' start.
 
     python -m benchmarks.scale --sizes 100 1000 10000 --slots 16
 """
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,13 @@ from trainables.config import DistillConfig
 from trainables.trial_folder import TrialFolder
 
 DRIVER_LIMIT_GIB = 2.0
+RAMP_S = 20.0
 
 
 def distill(config: DistillConfig, report: Any, resume_from: str | None = None) -> dict[str, Any]:
-    """A trial that does nothing but keep its folder's contract."""
+    """A trial that does nothing but keep its folder's contract; save_steps holds the number of slots."""
+    if config.seed < config.save_steps // 2:
+        time.sleep(RAMP_S)
     folder = TrialFolder(config.output_dir)
     folder.claim(config)
     row = {"step": 1, "epoch": 1.0, "tokens": 1, "wall_s": 0.0, "split": "eval", "n_items": 1}
@@ -61,7 +67,7 @@ def measure(trials: int, slots: int) -> dict[str, float]:
     )
     values = {
         "name": "scale",
-        "base": {"model_name": "tiny-llama", "dataset": "arithmetic"},
+        "base": {"model_name": "tiny-llama", "dataset": "arithmetic", "save_steps": slots},
         "arms": {"flat": {"alignment_mode": "flat"}, "structured": {"alignment_mode": "structured"}},
         "seeds": list(range(trials // 2)),
         "analysis": {"baseline": "flat"},
@@ -72,11 +78,13 @@ def measure(trials: int, slots: int) -> dict[str, float]:
         began = time.monotonic()
         summary = run(spec_from(values, "benchmark"), storage=Path(place).resolve(), objective=objective)
         seconds = time.monotonic() - began
-        runs = pq.read_table(summary.folder / "runs.parquet", columns=["trial_id", "status"])
+        runs = pq.read_table(summary.folder / "runs.parquet", columns=["trial_id", "status", "finished_at"])
+        ends = sorted(datetime.fromisoformat(moment) for moment in runs["finished_at"].to_pylist())
         again = time.monotonic()
         assert run(spec_from(values, "benchmark"), storage=Path(place).resolve()).started == 0
         return {
             "seconds": seconds,
+            "ms_a_trial": 1000 * (ends[-1] - ends[slots - 1]).total_seconds() / (trials - slots),
             "nothing_to_run_s": time.monotonic() - again,
             "driver_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
             "rows": len(set(runs["trial_id"].to_pylist())),
@@ -114,8 +122,9 @@ def main() -> int:
         wrong |= lost != 0 or found["driver_gib"] > DRIVER_LIMIT_GIB
         print(
             f"{trials:6d} trials on {given.slots} slots: {found['seconds']:.0f} s, "
-            f"{1000 * found['seconds'] / trials:.0f} ms a trial, driver {found['driver_gib']:.2f} GiB, "
-            f"{lost} rows lost; run again with nothing missing: {found['nothing_to_run_s']:.1f} s",
+            f"{found['ms_a_trial']:.0f} ms a trial once all slots work, {lost} rows lost, "
+            f"driver {found['driver_gib']:.2f} GiB; again, with nothing missing: "
+            f"{found['nothing_to_run_s']:.1f} s",
             flush=True,
         )
     return int(wrong)

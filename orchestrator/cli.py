@@ -174,26 +174,29 @@ def _imported(kind: str, places: Sequence[str], map: str | None, out: str | None
     return import_runs(kind, places, parse(text, map), map, out)
 
 
-def status(target: str, /, *, address: str | None = None, json: bool = False) -> int:
+def status(target: str, /, *, address: str | None = None, follow: bool = False, json: bool = False) -> int:
     """Show how far every trial of an experiment is, by arm and seed; or where a job on a cluster stands.
 
     Args:
         target: The folder that `kvtune run` writes (STORAGE/NAME), or a job's name.
         address: Of a job: the cluster's dashboard; $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
-        json: Print one JSON object for machines instead.
+        follow: Go on showing an experiment until every trial has a result; Ctrl-C leaves its run alone.
+        json: Print one JSON object for machines instead; with --follow, JSON lines of what changes after it.
     """
     from rich.console import Console
 
     from orchestrator import machine
-    from orchestrator.progress import board_of, table_of
+    from orchestrator.progress import board_of, table_of, watch
 
     if address or not (os.path.exists(target) or "/" in target):
         return job_commands.job_status(target, address, json=json)
     board = board_of(target)
     if json:
         machine.emit(machine.of_board(target, board))
-    else:
+    elif not follow or board.over:
         Console().print(table_of(board.cells, board.states))
+    if follow and not board.over:
+        watch(board, Console(stderr=json), machine.emit if json else None)
     return 0
 
 

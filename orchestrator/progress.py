@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -144,6 +145,11 @@ class Board:
                 still_open.append(cell)
         self._open = still_open
         return changed
+
+    @property
+    def over(self) -> bool:
+        """Whether every trial had a result at the last look."""
+        return not self._open
 
     def counts(self) -> dict[str, int]:
         """Trials that are done, running, failed and waiting."""
@@ -310,6 +316,13 @@ class Progress:
         if pace["left_s"] is not None:
             parts.append(f"{_span(pace['elapsed_s'])} so far, about {_span(pace['left_s'])} left")
         return table_of(self.board.cells, self.board.states, ", ".join(parts))
+
+
+def watch(board: Board, console: Console, tell: Tell | None = None) -> None:
+    """Show an experiment that runs elsewhere until every trial has a result, or Ctrl-C."""
+    with suppress(KeyboardInterrupt), Progress(board.trials, board.cells, console, tell) as progress:
+        while not progress.board.over:
+            time.sleep(POLL_S)
 
 
 def _span(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator import attempts, progress
-from orchestrator.progress import Board, Progress, State, _span, state_of, table_of
+from orchestrator.progress import Board, Progress, State, _span, state_of, table_of, watch
 
 
 def shown(cells: list[dict[str, Any]], states: dict[str, State]) -> str:
@@ -147,3 +148,22 @@ def test_machines_are_told_every_change_and_the_runs_pace(
     assert (pace["done"], pace["waiting"]) == (1, 1)
     assert pace["left_s"] == pytest.approx(pace["elapsed_s"])
     json.dumps(told, allow_nan=False)
+
+
+def test_an_experiment_that_runs_elsewhere_is_followed_until_its_last_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0.01)
+    finish(tmp_path / "flat0")
+    elsewhere = threading.Thread(target=finish, args=(tmp_path / "flat1", "diverged"))
+    told: list[dict[str, Any]] = []
+
+    def tell(event: dict[str, Any]) -> None:
+        told.append(event)
+        if not elsewhere.ident and event["event"] == "progress":
+            elsewhere.start()
+
+    monkeypatch.setattr(progress, "TELL_EVERY_S", 0.0)
+    watch(Board(tmp_path, [cell("flat", 0), cell("flat", 1)]), Console(file=io.StringIO()), tell)
+
+    assert [event["status"] for event in told if event["event"] == "trial"] == ["diverged"]
