@@ -14,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from analysis.records import ResultsFolder
 from orchestrator import attempts
@@ -183,13 +184,13 @@ def board_of(folder: str) -> Board:
     return board
 
 
-def table_of(cells: Cells, states: Mapping[str, State], caption: str = "") -> Table:
+def table_of(cells: Cells, states: Mapping[str, State]) -> Table:
     """Arm by seed, each trial with its progress; counts where there are many seeds."""
     seeds = sorted({cell["seed"] for cell in cells})
     arms: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:
         arms[cell["arm"]].append(cell)
-    table = Table(caption=caption or None, caption_justify="left")
+    table = Table()
     table.add_column("arm")
     many = len(seeds) > SEEDS_IN_COLUMNS
     for name in KINDS if many else (f"seed {seed}" for seed in seeds):
@@ -308,14 +309,14 @@ class Progress:
             "left_s": (len(self.board.cells) - done) * elapsed / gained if gained > 0 else None,
         }
 
-    def _render(self) -> Table:
+    def _render(self) -> Group:
         pace = self.pace()
         parts = [f"{pace['done']} of {len(self.board.cells)} trials done"]
         if pace["steps_per_s"]:
             parts.append(f"{pace['steps_per_s']:.3g} steps/s, {pace['tokens_per_s']:.3g} tokens/s")
         if pace["left_s"] is not None:
             parts.append(f"{_span(pace['elapsed_s'])} so far, about {_span(pace['left_s'])} left")
-        return table_of(self.board.cells, self.board.states, ", ".join(parts))
+        return Group(table_of(self.board.cells, self.board.states), Text(", ".join(parts)))
 
 
 def watch(board: Board, console: Console, tell: Tell | None = None) -> None:
