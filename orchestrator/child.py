@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -39,7 +40,7 @@ LINGER_S = 10.0
 """Seconds that a child is given to leave once its trial is over."""
 FENCE_S = 60.0
 """Seconds that a child waits for an earlier process of its trial, which its worker ends within seconds."""
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, ALIVE = 1, "_forkserver_alive_fd"
 Row = dict[str, Any]
 
 
@@ -297,7 +298,15 @@ def _be_first_to_go() -> None:
 
 
 def _end_with_forkserver() -> None:
-    """Have the kernel end this process with its forkserver, and so with its worker, even where it hangs."""
+    """Have the kernel end this process with its forkserver, and so with its worker, even where it hangs.
+
+    The forkserver lives as long as anyone holds the far end of its pipe, and its children are handed one, to
+    start processes themselves: with it this one would keep alive the forkserver that is to end it.
+    """
+    held = getattr(forkserver._forkserver, ALIVE, None)
+    if held is not None:
+        os.close(held)
+        setattr(forkserver._forkserver, ALIVE, None)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 

@@ -16,33 +16,58 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TERMINATED = (signal.SIGTERM.name, "exit code 255 ")
 """In the reason of an attempt: what ended it was the end of the run. multiprocessing tells 255 of a child
 whose forkserver was ended first."""
-INSISTED = 3
+INSISTED = 2
+"""Further signals that end even the closing of the records."""
+AGAIN_S = 5.0
+"""Seconds after which a run that has not noticed its end is told again."""
 LEAVE_S = 15.0
 """Seconds that the processes of an ended run are given to leave, all together."""
 
 
-@contextmanager
-def noting_signals() -> Iterator[list[int]]:
-    """End as cleanly on a scheduler's SIGTERM as on Ctrl-C: the first is a KeyboardInterrupt, and noted.
+class Ending:
+    """Whether the user has ended the run, and whether the run knows it yet."""
 
-    The second changes nothing, so that the records are closed; the third ends that, too. Ray sets its own
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self._arrived = False
+
+    def __bool__(self) -> bool:
+        return self._arrived or bool(self.signals)
+
+    def arrived(self) -> None:
+        """The run has stopped and closes its records: from now on only who insists can interrupt it."""
+        self._arrived = True
+        self.signals.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def interrupt(self, number: int, frame: object) -> None:
+        """Raise KeyboardInterrupt, and again until it arrives: where nobody can catch it, it is lost."""
+        if number != signal.SIGALRM:
+            self.signals.append(number)
+        if self._arrived and len(self.signals) < INSISTED:
+            return
+        if not self._arrived:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def noting_signals() -> Iterator[Ending]:
+    """End as cleanly on a scheduler's SIGTERM as on Ctrl-C: a KeyboardInterrupt, and noted.
+
+    Once it has arrived, further signals let the records be closed, until the user insists. Ray sets its own
     handlers first. What the user has the process ignore (nohup) stays ignored.
     """
-    ended: list[int] = []
+    ending = Ending()
     if threading.current_thread() is not threading.main_thread():
-        yield ended
+        yield ending
         return
-
-    def interrupt(number: int, frame: object) -> None:
-        ended.append(number)
-        if len(ended) in (1, INSISTED):
-            raise KeyboardInterrupt
-
     heard = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
+    before = {number: signal.signal(number, ending.interrupt) for number in (*heard, signal.SIGALRM)}
     try:
-        yield ended
+        yield ending
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
 

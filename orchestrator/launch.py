@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.teacher_tasks import NO_TEACHERS, Teachers, provide
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
-from orchestrator.tuning import LOCAL, Runner, connected, knock, lacking
+from orchestrator.tuning import LOCAL, Runner, connected, end_trials, knock, lacking
 from trainables.config import DistillConfig, InputError, unknown
 from trainables.trial_folder import write_text
 
@@ -308,7 +307,7 @@ def _run_jobs(
     folder: ResultsFolder,
     console: Console,
     tell: Tell | None,
-    ended: list[int],
+    ended: closing.Ending,
 ) -> None:
     """Run the jobs until they are over or the user ends the run, which `ended` then tells."""
     if not jobs:
@@ -317,8 +316,9 @@ def _run_jobs(
         try:
             run_jobs(jobs)
         except KeyboardInterrupt:
-            if not ended:
-                ended.append(signal.SIGINT)
+            ended.arrived()
+            if run_jobs is not _run_serially:
+                end_trials()
 
 
 def _tell_complaints(jobs: Sequence[Job], console: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def run_trial(job: Job, on_row: Callable[[Row], None], node: str | None = None) 
     outcome, needed, unwritten = _recorded(job), space.FLOOR, 0
     while outcome.retry and _used(job) + unwritten < job.attempts_allowed:
         if (lack := space.wait_for(Path(job.folder), needed)) is not None:
-            return Outcome("crashed", lack, retry=True)
+            return _give_up(job, lack, node)
         try:
             outcome = _attempt(job, on_row, node)
         except OSError as error:
@@ -36,6 +37,15 @@ def run_trial(job: Job, on_row: Callable[[Row], None], node: str | None = None) 
             unwritten += 1
         needed = max(space.FLOOR, outcome.needs_bytes)
     return outcome
+
+
+def _give_up(job: Job, lack: str, node: str | None) -> Outcome:
+    """A failure of the storage, on record if there is room for a line; the next launch tries again."""
+    folder = Path(job.folder)
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        attempts.end(folder, attempts.start(folder, job.code_rev, node), "crashed", lack)
+    return Outcome("crashed", lack, retry=True)
 
 
 def _used(job: Job) -> int:

@@ -137,7 +137,6 @@ def param_space(jobs: Sequence[Job]) -> dict[str, Any]:
 
 def _run(jobs: Sequence[Job]) -> None:
     """Run the jobs under one Tuner; its files, which are no record, go into a folder of this machine."""
-    import ray
     from ray import tune
 
     from orchestrator.losses import Losses
@@ -161,11 +160,15 @@ def _run(jobs: Sequence[Job]) -> None:
     )
     try:
         tuner.fit()
-    except KeyboardInterrupt:
-        ray.shutdown()  # which ends every trial, so that none writes on while its record is closed
-        raise
     finally:
         scratch.cleanup()
+
+
+def end_trials() -> None:
+    """Leave Ray, which ends every trial that it runs for us."""
+    import ray
+
+    ray.shutdown()
 
 
 def _per_trial(job: Job) -> dict[str, float]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +18,23 @@ import_quietly()  # before any test module imports Ray, which reads its environm
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """An empty folder with a short name."""
+    """An empty folder with a short name; drivers that were started in it end with it."""
     folder = Path(tempfile.mkdtemp(prefix="kvt"))
     yield folder
+    if faults := sys.modules.get("tests.orchestrator.faults"):
+        for driver in faults.STARTED:
+            driver.kill()
+            driver.wait()
+        faults.STARTED.clear()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """The curves of the real trials in tests/orchestrator/faults.py where nothing goes wrong."""
+    from tests.orchestrator.faults import unbroken
+
+    return unbroken(tmp_path_factory.mktemp("unbroken"))
 
 
 @pytest.fixture(scope="session")

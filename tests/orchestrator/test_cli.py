@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -278,3 +279,17 @@ def test_a_report_from_files_says_what_it_lacks(
 ) -> None:
     assert cli.main(arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_report_on_a_full_storage_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(folder: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "report.html")
+
+    monkeypatch.setattr(cli, "_report", fill)
+
+    assert cli.main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.endswith("'report.html': make room, then run the same command again.")
+    assert "\n" not in said

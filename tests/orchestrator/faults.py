@@ -1,0 +1,337 @@
+"""Faults for real trials, and the three laws that must hold after any of them.
+
+The objective here is the real distillation of a tiny student. A file `fates.json` in the storage names what
+befalls which trial, once, when it has reported step HURT: {"flat-seed0": "killed"}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from orchestrator import attempts
+from orchestrator.child import Objective
+from orchestrator.launch import run
+from orchestrator.spec import spec_from
+from orchestrator.trial_files import read_rows
+from tests.fakes import FAKE, experiment
+from trainables.config import DistillConfig
+from trainables.trial_folder import TrialFolder
+
+if TYPE_CHECKING:
+    from trainables.distill import Report
+
+HURT = 7
+ROOT = Path(__file__).resolve().parents[2]
+SMALL: dict[str, Any] = {
+    "base": {
+        "model_name": "tiny-llama",
+        "teacher_name": "tiny-teacher",
+        "dataset": "arithmetic",
+        "student": "same_sequence",
+        "subset_size": 64,
+        "batch_size": 8,
+        "max_steps": 8,
+        "logging_steps": 1,
+        "eval_steps": 4,
+        "eval_size": 8,
+        "save_steps": 2,
+    },
+    "resources": {"max_failures": 1},
+}
+FAULTY = Objective(distill="tests.orchestrator.faults:distill")
+WALK = replace(FAKE, distill="tests.orchestrator.faults:walk")
+WALK_STEPS, WALK_SAVE = 60, 5
+ARMS = {
+    "flat": {"alignment_mode": "flat"},
+    "structured": {"alignment_mode": "structured"},
+    "wild": {"alignment_mode": "flat", "lr": 1e30},
+}
+SEEDS = [0, 1, 2]
+Curves = dict[str, list[dict[str, Any]]]
+
+
+def distill(config: DistillConfig, report: Report, resume_from: str | None = None) -> dict[str, Any]:
+    """The real distillation, until fate strikes."""
+    from trainables.distill import distill as real
+
+    def relay(row: dict[str, Any]) -> None:
+        report(row)
+        _strike(Path(config.output_dir), row["step"])
+
+    return real(config, relay, resume_from)
+
+
+def _strike(folder: Path, step: int) -> None:
+    fate = _fates(folder).get(folder.name.rpartition("-")[0])
+    if fate and step == HURT and not (folder / "hurt").exists():
+        (folder / "hurt.part").write_text(str(os.getpid()))
+        (folder / "hurt.part").rename(folder / "hurt")
+        FATES[fate](folder)
+
+
+def walk(config: DistillConfig, report: Report, resume_from: str | None = None) -> dict[str, Any]:
+    """A random walk that keeps a trial's record as the distillation does, checkpoints and all, without torch.
+
+    A file `pace` in the storage says how many seconds a step takes.
+    """
+    folder = TrialFolder(config.output_dir)
+    folder.claim(config)
+    (folder.path / "pid").write_text(str(os.getpid()))
+    pace = folder.path.parents[2] / "pace"
+    state: dict[str, Any] = {"step": 0, "at": 0.0}
+    if resume_from is not None:
+        state = json.loads(Path(resume_from, "state.json").read_text())
+    folder.cut_metrics(state["step"], WALK_STEPS)
+    folder.drop_checkpoints_after(state["step"])
+    while state["step"] < WALK_STEPS:
+        state["step"] += 1
+        noise = random.Random(f"{config.alignment_mode} {config.seed} {state['step']}")
+        state["at"] = 0.9 * state["at"] + noise.gauss(0, 1)
+        time.sleep(float(pace.read_text()) if pace.exists() else 0)
+        _tell_step(folder, report, state, "train", {"loss": state["at"], "grad_norm": 1.0})
+        _strike(folder.path, state["step"])
+        if state["step"] % WALK_SAVE == 0:
+            with folder.new_checkpoint(state["step"], 2**16) as made:
+                (made / "state.json").write_text(json.dumps(state))
+            folder.keep_checkpoints(2)
+    _tell_step(folder, report, state, "eval", {"eval_ce": state["at"], "eval_accuracy": 0.5})
+    result = {
+        "status": "completed", "planned_steps": WALK_STEPS, "completed_steps": WALK_STEPS,
+        "tokens_seen": 10 * WALK_STEPS, "config_hash": config.hash(), "data_order_hash": f"{config.seed}",
+        "init_hash": f"{config.seed}", "eval_set_hash": "held-out", "final": {},
+    }  # fmt: skip
+    folder.write_result(result)
+    return result
+
+
+def _tell_step(
+    folder: TrialFolder, report: Report, state: dict[str, Any], split: str, metrics: dict[str, float]
+) -> None:
+    place = {"step": state["step"], "epoch": 0.1 * state["step"], "tokens": 10 * state["step"], "wall_s": 0.0}
+    row = {**place, "split": split, "n_items": 4, "metrics": metrics}
+    folder.append_metrics(row)
+    report(row)
+
+
+def _fates(folder: Path) -> dict[str, str]:
+    path = folder.parents[2] / "fates.json"
+    fates: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    return fates
+
+
+def _hold(folder: Path) -> None:
+    while not (folder.parents[2] / "go").exists():
+        time.sleep(0.05)
+
+
+def _die(folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _eat(folder: Path) -> None:
+    """Use a quarter of a GiB more, page by page, and again, until something stops it."""
+    eaten = []
+    while True:
+        eaten.append(b"x" * 2**28)
+        time.sleep(0.1)
+
+
+def _fail_to_allocate(folder: Path) -> None:
+    import torch
+
+    torch.empty(2**50)
+
+
+def _raise_memory_error(folder: Path) -> None:
+    bytearray(2**62)
+
+
+def _fill(folder: Path) -> None:
+    """Leave no byte free on the storage, until somebody deletes the file `ballast`."""
+    fill(folder.parents[2])
+
+
+def fill(storage: Path) -> None:
+    """Write until nothing more fits."""
+    with (storage / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def _tear(folder: Path) -> None:
+    newest = TrialFolder(folder).checkpoints()[0] / "weights.safetensors"
+    os.truncate(newest, newest.stat().st_size // 2)
+    _die(folder)
+
+
+def _flip(folder: Path) -> None:
+    newest = TrialFolder(folder).checkpoints()[0] / "optimizer.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    _die(folder)
+
+
+FATES: dict[str, Callable[[Path], None]] = {
+    "held": _hold,
+    "killed": _die,
+    "fills": _fill,
+    "hangs": lambda folder: time.sleep(3600),
+    "eats": _eat,
+    "cannot allocate": _fail_to_allocate,
+    "memory error": _raise_memory_error,
+    "torn": _tear,
+    "flipped": _flip,
+}
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    """An experiment of real trials, each of seconds."""
+    return experiment(**{**SMALL, **changes})
+
+
+def unbroken(place: Path) -> Curves:
+    """The curves of all these arms and seeds where nothing goes wrong, without Ray."""
+    spec = spec_from(small(arms=ARMS, seeds=SEEDS), "test")
+    return curves(run(spec, storage=place, address="serial").folder)
+
+
+def curves(folder: Path) -> Curves:
+    """Every trial's rows to the bit, without the clock."""
+    return {
+        path.name: [{**row, "wall_s": None, "metrics": _exact(row["metrics"])} for row in read_rows(path)]
+        for path in (folder / "trials").iterdir()
+        if path.is_dir()
+    }
+
+
+def _exact(metrics: Mapping[str, float]) -> dict[str, str]:
+    return {name: value.hex() for name, value in metrics.items()}
+
+
+def finished(folder: Path) -> dict[Path, tuple[bytes, int, int]]:
+    """result.json of every finished trial: its bytes, when it was written, and how many attempts it took."""
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns, len(attempts.read(path.parent)))
+        for path in folder.glob("trials/*/result.json")
+    }
+
+
+def check_laws(
+    fault: str,
+    folder: Path,
+    before: Mapping[Path, tuple[bytes, int, int]],
+    expected: Curves,
+    *,
+    unfinished: int | None = 0,
+) -> pd.DataFrame:
+    """No finished trial lost or run again, every planned trial has its row, and every curve its bits.
+
+    Returns the last row of every planned trial. `unfinished` trials have no result; None if any number may.
+    """
+    now = finished(folder)
+    cells = json.loads((folder / "plan.json").read_text())["cells"]
+    last = pd.read_parquet(folder / "runs.parquet").drop_duplicates("trial_id", keep="last")
+    ours = curves(folder)
+    done = [cell["trial_id"] for cell in cells if folder / "trials" / cell["trial_id"] / "result.json" in now]
+    equal = [trial for trial in done if ours[trial] == expected[trial]]
+    counts = {
+        "finished before": len(before),
+        "lost": sum(path not in now for path in before),
+        "rerun": sum(path in now and now[path] != old for path, old in before.items()),
+        "rows missing": len({cell["trial_id"] for cell in cells} - set(last["trial_id"])),
+        "bit-equal": f"{len(equal)}/{len(done)}",
+    }
+    print(f"LAWS {fault}: {counts}")
+    assert (counts["lost"], counts["rerun"], counts["rows missing"]) == (0, 0, 0)
+    assert equal == done
+    assert unfinished is None or len(done) == len(cells) - unfinished
+    assert last["status"].isin(attempts.RESULTS).sum() == len(done)
+    return last
+
+
+DRIVER = """
+import json, sys
+from orchestrator.launch import run
+from orchestrator.spec import spec_from
+from tests.orchestrator import faults
+spec, objective = spec_from(json.loads(sys.argv[2]), "test"), getattr(faults, sys.argv[4])
+sys.exit(run(spec, storage=sys.argv[1], address=sys.argv[3], objective=objective).exit_code)
+"""
+
+
+STARTED: list[subprocess.Popen[bytes]] = []
+"""Drivers that no test may leave behind; a fixture ends them."""
+
+
+def start_driver(
+    place: Path, address: str, objective: str = "FAULTY", inside: Sequence[str] = (), **changes: Any
+) -> subprocess.Popen[bytes]:
+    """`kvtune run` in a process group of its own, its output in driver.log."""
+    place.mkdir(exist_ok=True)
+    with (place / "driver.log").open("ab") as log:
+        process = subprocess.Popen(
+            [
+                *inside,
+                sys.executable,
+                "-c",
+                DRIVER,
+                str(place),
+                json.dumps(small(**changes)),
+                address,
+                objective,
+            ],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    STARTED.append(process)
+    return process
+
+
+def trial(folder: Path, name: str) -> Path:
+    """The folder of the trial whose name starts so; it must be there."""
+    return next(folder.glob(f"trials/{name}-*"))
+
+
+def resumed_from(folder: Path, name: str) -> int:
+    """The step from which the last attempt of a finished trial went on."""
+    step: int = json.loads((trial(folder, name) / "result.json").read_text())["resumed_from_step"]
+    return step
+
+
+def hurt(folder: Path, name: str) -> int:
+    """The process in which fate struck this trial, once it has."""
+    wait_until(lambda: [*folder.glob(f"trials/{name}-*/hurt")])
+    return int(next(folder.glob(f"trials/{name}-*/hurt")).read_text())
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+
+
+def wait_until(holds: Callable[[], Any], seconds: float = 180) -> None:
+    """Poll until something holds; generous, for machines are loaded."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
