@@ -1,0 +1,121 @@
+"""Twenty kills at random moments: whatever they hit, the three laws hold in the end."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import attempts
+from orchestrator.launch import run
+from orchestrator.spec import spec_from
+from tests.orchestrator.faults import (
+    WALK,
+    Curves,
+    check_laws,
+    curves,
+    finished,
+    gone,
+    small,
+    start_driver,
+    wait_until,
+)
+from tests.orchestrator.ray_nodes import cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+KILLS = 20
+LAST_S = 420
+"""Seconds after which the test gives up; it takes about a minute on an idle machine."""
+MANY = {"max_failures": 100}
+
+
+class Chaos:
+    """A run that is killed piece by piece and launched again, and grows by a seed whenever it gets done."""
+
+    def __init__(self, place: Path, address: str, seed: int) -> None:
+        self.place, self.address, self.folder = place, address, place / "fake"
+        self.dice = random.Random(seed)
+        self.seeds = [0, 1, 2]
+        self.killed = {"child": 0, "worker": 0, "driver": 0}
+        self.launches = 0
+        self.seen: dict[Path, tuple[bytes, int, int]] = {}
+        self.driver = self._launch()
+        self.deadline = time.monotonic() + LAST_S
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        self.launches += 1
+        return start_driver(self.place, self.address, "WALK", seeds=self.seeds, resources=MANY)
+
+    def _go_on(self) -> None:
+        """Launch again where the driver was killed or is done."""
+        code = self.driver.poll()
+        if code is None:
+            return
+        assert code in (0, -signal.SIGKILL), (self.place / "driver.log").read_text()
+        if code == 0:
+            self.seeds = [*self.seeds, len(self.seeds)]
+        self.driver = self._launch()
+
+    def kill(self) -> None:
+        """One more kill, of something that is there, at a random moment."""
+        kind = self.dice.choice(list(self.killed))
+        time.sleep(self.dice.uniform(0, 2))
+        while (victim := self._victim(kind)) is None:
+            assert time.monotonic() < self.deadline, f"time is up after {self.killed}"
+            self._go_on()
+            time.sleep(0.1)
+        for path, what in finished(self.folder).items():
+            self.seen.setdefault(path, what)
+        os.kill(victim, signal.SIGKILL)
+        self.killed[kind] += 1
+        if kind == "driver":
+            self.driver.wait(timeout=60)
+
+    def _victim(self, kind: str) -> int | None:
+        if kind == "driver":
+            return self.driver.pid if self.driver.poll() is None else None
+        running = [
+            (known[-1].pid, path.with_name("pid"))
+            for path in self.folder.glob("trials/*/attempts.jsonl")
+            if (known := attempts.read(path.parent)) and known[-1].status is None
+        ]
+        pids = [int(text) for _, file in running if file.exists() and (text := file.read_text())]
+        if kind == "worker":
+            pids = [pid for pid, _ in running if pid is not None]
+        alive = [pid for pid in pids if not gone(pid)]
+        return self.dice.choice(alive) if alive else None
+
+    def finish(self) -> None:
+        """Launch until everything is done."""
+        while self.driver.wait(timeout=max(1, self.deadline - time.monotonic())) != 0:
+            self._go_on()
+
+
+def expected_of(place: Path, seeds: list[int], **changes: Any) -> Curves:
+    spec = spec_from(small(seeds=seeds, resources=MANY, **changes), "test")
+    return curves(run(spec, storage=place, address="serial", objective=WALK).folder)
+
+
+def test_twenty_random_kills_lose_nothing_repeat_nothing_and_change_no_bit(place: Path) -> None:
+    (place / "pace").write_text("0.04")
+    with cluster(place, 2) as nodes:
+        chaos = Chaos(place, nodes.address, seed=20)
+        for _ in range(KILLS):
+            chaos.kill()
+        chaos.finish()
+
+    expected = expected_of(place / "unbroken", chaos.seeds)
+    told = f"{chaos.killed} in {chaos.launches} launches of {len(expected)} trials"
+    check_laws(f"random kills {told}", chaos.folder, chaos.seen, expected)
+    wait_until(lambda: all(gone(int(path.read_text())) for path in chaos.folder.glob("trials/*/pid")))
+    assert sum(chaos.killed.values()) == KILLS
+    leftover = [
+        p for p in chaos.folder.rglob("*") if p.name.endswith(".part") or p.name.startswith(".checkpoint")
+    ]
+    assert leftover == []
