@@ -122,7 +122,8 @@ def plot_forest(group: Sequence[Comparison], styles: Styles, ax: Axes, *, narrow
     ax.grid(visible=False, axis="y")
     ax.xaxis.set_major_locator(MaxNLocator(4 if narrow else 6))
     side = "below" if endpoint.direction == "min" else "above"
-    ax.set_xlabel(f"difference ({endpoint.unit}), {side} 0 is better")
+    join = "\n" if narrow else ", "
+    ax.set_xlabel(f"difference ({endpoint.unit}){join}{side} 0 is better")
     ax.set_title(wrapped(endpoint.label, 36 if narrow else 90))
     return ax
 
