@@ -95,8 +95,12 @@ def _client(address: str, headers: dict[str, str]) -> JobSubmissionClient:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for module in ("dashboard_sdk", "job.sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+    for module in (
+        "dashboard.modules.dashboard_sdk",
+        "dashboard.modules.job.sdk",
+        "_private.runtime_env.packaging",
+    ):
+        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
     try:
         with _without(*ADDRESS_VARIABLES):
             return JobSubmissionClient(address, headers=dict(headers))

@@ -74,6 +74,8 @@ def cluster(
         "RAY_TMPDIR": str(folder),
         "TMPDIR": str(folder / "tmp"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         **(environment or {}),

@@ -110,6 +110,9 @@ def test_a_job_is_submitted_once_followed_and_fetched(
     assert f"{job}: SUCCEEDED" in out
     assert str(store / "fake") in out
 
+    told = json.loads(kvtune("status", job, "--json")[1])
+    assert (told["status"], told["exit_code"], told["storage"]) == ("SUCCEEDED", 0, str(store))
+
     code, out, _ = kvtune("fetch", job, "--to", str(place / "here"), "--trials")
     here = place / "here" / "fake"
     assert code == 0, out
