@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from analysis.power import detectable_dz, least_pairs, upper_sd
 from analysis.records import ResultsFolder
-from orchestrator import capacity, changes
+from orchestrator import capacity, changes, child
 from orchestrator.capacity import MOST, Growth, Place
 from orchestrator.child import Job, Objective
 from orchestrator.launch import (
@@ -29,6 +29,7 @@ from orchestrator.launch import (
     prepare,
     results_folder,
 )
+from orchestrator.lessons import Lessons, lessons_of, try_lessons
 from orchestrator.probe import Cost, probe, probe_job
 from orchestrator.spec import ExperimentSpec
 from orchestrator.trials import Cell, Plan, make_plan
@@ -41,7 +42,8 @@ PARQUET_BYTES = 30
 """A row of metrics.parquet, compressed, at most."""
 REPORT_BYTES = 5_000_000
 GROWN = " when it has grown"
-Prober = Callable[[Job, int], tuple[Cost, float]]
+At = Callable[..., Any]
+"""Calls a function where trials run, and gives its result."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,10 @@ class Forecast:
     arms: tuple[Cost, ...]
     trial_s: Mapping[str, float]
     """One whole trial of each arm."""
+    lessons_s: float
+    """To compute the frozen teacher's lessons, which all trials then read."""
     total_s: float
-    """All trials one after another."""
+    """That and all trials, one after another."""
     wall_s: float
     """From the start to the end of the last trial on these slots."""
     disk_bytes: Mapping[str, int]
@@ -116,15 +120,20 @@ def forecast(
     folder = results_folder(storage, spec)
     known = changes.known_plan(folder, plan)
     missing = missing_cells(plan, folder)
-    with _reached(address, spec, console) as (places, growth, where, measure):
+    with _reached(address, spec, console) as (places, growth, where, at):
         refuse_unplaceable(spec, places, growth)
         preflight(missing, objective)
         changes.show(changes.edits(known, plan, folder), plan, console)
         changes.tell(known, plan, folder, console)
         prepare(missing, objective, console)
-        costs, start_s = _probe_arms(missing, spec, objective, measure)
+        jobs = {cell.arm: probe_job(cell, spec.resources, objective) for cell in reversed(missing)}
+        costs, start_s = _probe_arms(jobs, missing, at)
+        free = shutil.disk_usage(existing(folder.path)).free
+        lessons: list[Lessons] = []
+        if objective.distill == child.Objective.distill:
+            lessons = lessons_of(missing, spec, folder.path.parent, free, jobs, partial(at, try_lessons))
     count = 1 if address == SERIAL else max(1, capacity.slots(spec.resources, places, growth))
-    return _add_up(plan, folder, missing, costs, count, where, start_s)
+    return _add_up(plan, folder, missing, _with_lessons(costs, lessons), lessons, count, where, start_s)
 
 
 def refuse_unplaceable(spec: ExperimentSpec, places: Sequence[Place], growth: Growth) -> None:
@@ -134,7 +143,7 @@ def refuse_unplaceable(spec: ExperimentSpec, places: Sequence[Place], growth: Gr
         raise InputError(lack)
 
 
-Reached = tuple[Sequence[Place], Growth, str, Prober]
+Reached = tuple[Sequence[Place], Growth, str, At]
 
 
 @contextmanager
@@ -142,45 +151,50 @@ def _reached(address: str, spec: ExperimentSpec, console: Console) -> Iterator[R
     """Where the trials may go, and a way to probe one there."""
     if address.endswith((".yaml", ".yml")):
         places, growth = capacity.cluster_file(address)
-        yield places, growth, f"the cluster of {address}{GROWN}", probe
+        yield places, growth, f"the cluster of {address}{GROWN}", _here
         return
     check_address(address, spec.resources)
     told = spec.resources.gpus or spec.resources.memory_gib
     if address == SERIAL or (address == LOCAL and not told):
         here = Place("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": MOST, "memory": math.inf})
-        yield [here], Growth(), "this machine", probe
+        yield [here], Growth(), "this machine", _here
         return
     with connected(address, spec.resources, console.print):
         growth = Growth() if address == LOCAL else capacity.growth_here()
         where = "this machine" if address == LOCAL else "the cluster" + GROWN * bool(growth.types)
-        yield capacity.standing_nodes(), growth, where, partial(_probe_on_ray, spec)
+        yield capacity.standing_nodes(), growth, where, _on_ray
 
 
-def _probe_on_ray(spec: ExperimentSpec, job: Job, eval_size: int) -> tuple[Cost, float]:
+def _here(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _on_ray(function: Callable[..., Any], job: Job, *arguments: Any) -> Any:
+    """In a worker with the job's resources."""
     import ray
 
-    remote = ray.remote(num_cpus=job.cpus, num_gpus=job.gpus, max_retries=0)(probe)
+    remote = ray.remote(num_cpus=job.cpus, num_gpus=job.gpus, max_retries=0, max_calls=1)(function)
     try:
-        measured: tuple[Cost, float] = ray.get(remote.remote(job, eval_size))
+        return ray.get(remote.remote(job, *arguments))
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, InputError) else error) from None
-    return measured
 
 
-def _probe_arms(
-    missing: Sequence[Cell], spec: ExperimentSpec, objective: Objective, measure: Prober
-) -> tuple[dict[str, Cost], float]:
+def _probe_arms(jobs: Mapping[str, Job], missing: Sequence[Cell], at: At) -> tuple[dict[str, Cost], float]:
     """Arm -> its cost, each distinct configuration once; and what the first process of a worker costs."""
-    distinct: dict[str, Cell] = {}
-    for cell in missing:
-        distinct.setdefault(cell.arm, cell)
-    found = {
-        arm: measure(probe_job(cell, spec.resources, objective), cell.config.eval_size)
-        for arm, cell in distinct.items()
+    sizes = {cell.arm: cell.config.eval_size for cell in missing}
+    found: dict[str, tuple[Cost, float]] = {arm: at(probe, jobs[arm], size) for arm, size in sizes.items()}
+    starts = [start for _, start in found.values()]
+    return {arm: cost for arm, (cost, _) in found.items()}, max(starts, default=0.0)
+
+
+def _with_lessons(costs: Mapping[str, Cost], lessons: Sequence[Lessons]) -> dict[str, Cost]:
+    """The costs with the steps and evaluations of trials that need not ask the teacher."""
+    cached = {arm: cost for found in lessons for arm, cost in found.costs.items()}
+    return {
+        arm: replace(cost, step_s=cached[arm].step_s, eval_s=cached[arm].eval_s) if arm in cached else cost
+        for arm, cost in costs.items()
     }
-    return {arm: cost for arm, (cost, _) in found.items()}, max(
-        (start for _, start in found.values()), default=0.0
-    )
 
 
 def _add_up(
@@ -188,6 +202,7 @@ def _add_up(
     folder: ResultsFolder,
     missing: Sequence[Cell],
     costs: Mapping[str, Cost],
+    lessons: Sequence[Lessons],
     slots: int,
     where: str,
     start_s: float,
@@ -195,7 +210,8 @@ def _add_up(
     steps = _steps_of(plan.cells)
     left = {cell.trial_id: max(0, steps[cell.arm] - _reached_step(folder, cell)) for cell in missing}
     seconds = [costs[cell.arm].trial_s(cell.config, left[cell.trial_id]) for cell in missing]
-    disk = _disk(plan, folder, missing, costs, steps)
+    disk = _disk(plan, missing, costs, lessons, steps)
+    lessons_s = sum(found.make_s for found in lessons)
     at_once = min(slots, len(missing)) if where == "this machine" else 1
     return Forecast(
         name=plan.spec.name,
@@ -210,8 +226,9 @@ def _add_up(
         where=where,
         arms=tuple(costs.values()),
         trial_s={cell.arm: costs[cell.arm].trial_s(cell.config, steps[cell.arm]) for cell in missing},
-        total_s=sum(seconds),
-        wall_s=makespan(seconds, slots) + (start_s if missing else 0.0),
+        lessons_s=lessons_s,
+        total_s=sum(seconds) + lessons_s,
+        wall_s=start_s + lessons_s / slots + makespan(seconds, slots),
         disk_bytes=disk,
         free_bytes=shutil.disk_usage(existing(folder.path)).free,
         memory_bytes=at_once * max((cost.peak_bytes for cost in costs.values()), default=0),
@@ -260,9 +277,9 @@ def _reached_step(folder: ResultsFolder, cell: Cell) -> int:
 
 def _disk(
     plan: Plan,
-    folder: ResultsFolder,
     missing: Sequence[Cell],
     costs: Mapping[str, Cost],
+    lessons: Sequence[Lessons],
     steps: Mapping[str, int],
 ) -> dict[str, int]:
     """What the run will still write, by kind. A trial keeps its last checkpoints when it ends."""
@@ -275,12 +292,13 @@ def _disk(
         values += cost.values(config, steps[cell.arm])
     more = len(plan.cells) / len(missing) if missing else 0.0
     tables = int(values * more * PARQUET_BYTES) + (REPORT_BYTES if missing else 0)
-    return {
+    kinds = {
         "checkpoints": checkpoints,
         "records": records,
         "tables": tables,
-        "all": checkpoints + records + tables,
+        "teacher cache": sum(found.write_bytes for found in lessons),
     }
+    return {**kinds, "all": sum(kinds.values())}
 
 
 def effect_of(plan: Plan, folder: ResultsFolder) -> Effect:

@@ -27,7 +27,7 @@ def print_forecast(found: Forecast, console: Console) -> None:
 def _table(found: Forecast) -> Table:
     table = Table(show_edge=False)
     for column in ("arm", "step", "evaluation", "checkpoint", "start", "one trial", "memory"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=column != "arm")
     for cost in found.arms:
         times = [span(seconds) for seconds in (cost.step_s, cost.eval_s, cost.save_s, cost.start_s)]
         times[2] += f", {size(cost.checkpoint_bytes)}"
@@ -37,9 +37,10 @@ def _table(found: Forecast) -> Table:
 
 def _totals(found: Forecast) -> Iterator[str]:
     slots = "1 slot" if found.slots == 1 else f"{found.slots} slots"
+    asked = f"the teacher's lessons {span(found.lessons_s)} of it; " if found.lessons_s else ""
     yield (
-        f"time: {span(found.wall_s)} on {slots} of {found.where}, {span(found.total_s)} of trials in all "
-        "(each probed alone: slots that share a machine's memory are slower)"
+        f"time: {span(found.wall_s)} on {slots} of {found.where}, {span(found.total_s)} on one ({asked}"
+        "each arm probed alone: slots that share a machine's memory are slower)"
     )
     disk = found.disk_bytes
     kinds = ", ".join(f"{kind} {size(amount)}" for kind, amount in disk.items() if kind != "all")

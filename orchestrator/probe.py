@@ -126,10 +126,10 @@ def _cost(
         step_s=step_s,
         eval_s=max(0.0, float(evaluation["wall_s"]) - at[-1] - save_s) * scale,
         save_s=save_s,
-        checkpoint_bytes=_size(folder.checkpoints()[0]),
-        train_row_bytes=len(lines[0]) + _size(folder.log) // STEPS,
+        checkpoint_bytes=size_of(folder.checkpoints()[0]),
+        train_row_bytes=len(lines[0]) + size_of(folder.log) // STEPS,
         eval_row_bytes=len(lines[-1]) * 2,
-        predictions_bytes=int(_size(folder.predictions) * scale),
+        predictions_bytes=int(size_of(folder.predictions) * scale),
         train_values=len(rows[0]["metrics"]),
         eval_values=len(evaluation["metrics"]),
         peak_bytes=int(result.get("peak_mem_bytes") or 0),
@@ -137,9 +137,10 @@ def _cost(
     )
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
     if path.is_dir():
-        return sum(_size(inner) for inner in path.iterdir())
+        return sum(size_of(inner) for inner in path.iterdir())
     return path.stat().st_size if path.is_file() else 0
 
 

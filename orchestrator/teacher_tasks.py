@@ -70,7 +70,7 @@ def provide(
     left = shutil.disk_usage(storage).free * AUTO_SHARE if budget == "auto" else budget * GIB
     work = _Work(storage / FOLDER, resources, on_ray, builtin, tell)
     caches: dict[str, str] = {}
-    for alike in _alike(cells):
+    for alike in alike_in(cells):
         try:
             folder, written = _provide_one(alike, work, left, thrifty=budget == "auto")
         except Exception as error:  # whatever it is, the trials can do without
@@ -93,7 +93,7 @@ class _Work:
     tell: Tell
 
 
-def _alike(cells: Sequence[Cell]) -> list[list[Cell]]:
+def alike_in(cells: Sequence[Cell]) -> list[list[Cell]]:
     """The cells by what their lessons follow from; an arm that distils nothing reads what another's needs."""
     alike: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
@@ -113,7 +113,7 @@ def _provide_one(
     task = _describe(config, work)
     folder = work.root / task.key
     to_make = missing(folder, task.key, task.names)
-    if to_make and (why := _why_not(task, alike, left, thrifty)):
+    if to_make and (why := why_not(task, alike, left, thrifty)):
         work.tell(f"the teacher's lessons are computed on the fly: {why}")
         return None, 0
     started = time.monotonic()
@@ -127,7 +127,7 @@ def _provide_one(
     return folder, task.bytes if to_make else 0
 
 
-def _why_not(task: Task, alike: Sequence[Cell], left: float, thrifty: bool) -> str | None:
+def why_not(task: Task, alike: Sequence[Cell], left: float, thrifty: bool) -> str | None:
     """Why a cache is not to be made: it would save nothing, or is larger than the budget."""
     from trainables.distill import planned_steps
 

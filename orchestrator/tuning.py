@@ -65,12 +65,12 @@ def connected(address: str, resources: Resources, tell: Callable[[str], None]) -
             _init(address)
     try:
         nodes = [place.resources for place in capacity.standing_nodes()]
-        if lack := lacking(resources, nodes):
+        if lacking(resources, nodes):
             growth = capacity.Growth() if address == LOCAL else capacity.growth_here()
             never = lacking(resources, [*nodes, *(place.resources for place in growth.types)])
             if never and growth.known:
                 raise InputError(never)
-            tell(f"{lack} Trials wait until the cluster grows.")
+            tell("No node that stands can hold a trial yet. Trials wait until the cluster grows.")
         yield _run
     finally:
         if ours:

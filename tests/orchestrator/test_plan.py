@@ -208,14 +208,20 @@ def test_a_real_probe_is_near_what_the_trials_take(place: Path) -> None:
     spec = load_spec("smoke", ["base.max_steps=40", "base.eval_steps=20"], "0")
 
     found = forecast(spec, storage=place, address="serial")
-    assert not (place / "smoke").exists()
+    assert list(place.iterdir()) == []
     summary = run(spec, storage=place, address="serial")
 
     for trial in summary.trials:
         assert trial.result is not None
-        trained = found.trial_s[trial.cell["arm"]] - next(
-            cost.start_s for cost in found.arms if cost.arm == trial.cell["arm"]
-        )
+        (cost,) = (cost for cost in found.arms if cost.arm == trial.cell["arm"])
+        trained = found.trial_s[cost.arm] - cost.start_s
         assert 1 / 3 < trained / trial.result["wall_s"] < 3, (trained, trial.result["wall_s"])
-        size = sum(path.stat().st_size for path in Path(summary.folder).glob("trials/*/checkpoint-*/*"))
-        assert found.disk_bytes["checkpoints"] == pytest.approx(size, rel=0.05)
+    for kind, files in (
+        ("checkpoints", "smoke/trials/*/checkpoint-*/*"),
+        ("teacher cache", ".teacher-cache/*/*"),
+    ):
+        size = sum(path.stat().st_size for path in place.glob(files))
+        assert found.disk_bytes[kind] == pytest.approx(size, rel=0.1), kind
+    assert forecast(spec, storage=place, address="serial").to_run == 0
+    more = forecast(load_spec("smoke", [], "1"), storage=place, address="serial")
+    assert more.lessons_s == more.disk_bytes["teacher cache"] == 0, "the cache is there already"
