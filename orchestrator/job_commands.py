@@ -40,12 +40,13 @@ def submit(
     """
     from orchestrator.cluster import connect
     from orchestrator.spec import load_spec
-    from orchestrator.submit import read_environment
+    from orchestrator.submit import read_environment, storage_path
     from orchestrator.submit import submit as send
 
     changes = [change for group in set for change in group]
     spec = load_spec(experiment, changes, seeds)
     wanted = read_environment(environment) if environment else {}
+    storage_path(storage)
     cluster = connect(address, _warn)
     sent = send(spec, cluster, storage=storage, cpus=cpus, environment=wanted, yes=yes)
     if sent.state is None:

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import auth, cli, job, jobs, package, provenance, shared, submit
+from orchestrator import auth, cli, job, jobs, package, provenance, submit
 from orchestrator.cluster import Cluster
 from orchestrator.package import pack, unpack_inputs
-from orchestrator.shared import answer, require_here
 from orchestrator.spec import ExperimentSpec, load_spec, spec_from
 from orchestrator.trials import make_plan
 from tests.fakes import experiment
@@ -272,6 +271,7 @@ def test_a_token_file_is_taken_away_from_others(place: Path, monkeypatch: pytest
         (["submit", "smoke", "--address", "http://10.0.0.5:8265"], "there is no token"),
         (["submit", "smoke", "--environment", "/nowhere"], "--environment /nowhere"),
         (["submit", "smok"], "Did you mean 'smoke'?"),
+        (["submit", "smoke", "--storage", "s3://bucket/x"], "--storage takes the absolute path"),
         (["logs", "x", "--address", "nonsense"], "--address takes"),
         (["stop"], "stop"),
         (["fetch", "x", "--form", "y"], "--form"),
@@ -344,42 +344,6 @@ def test_fetched_results_stay_inside_their_folder_and_out_of_our_own(place: Path
     assert not (place / "escaped").exists()
     with pytest.raises(InputError, match="was not fetched from a cluster"):
         jobs._refuse_foreign(place / "mine")
-
-
-def test_a_node_tells_whether_it_sees_the_storage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "driver").write_text("word")
-
-    assert answer(str(place), "word", "node") is None
-    assert (place / "node").read_text() == "word"
-    assert answer(str(place), "other word", "node") == "does not see what this one wrote there"
-    assert answer(str(place / "gone"), "word", "node") == "does not see what this one wrote there"
-    monkeypatch.setattr(shared, "HOLD_S", 0.0)
-    with pytest.raises(RuntimeError, match=shared.UNSEEN):
-        require_here(place / "trials" / "flat-seed0")
-    (place / "trials").mkdir()
-    require_here(place / "trials" / "flat-seed0")
-
-
-def test_a_node_that_joined_without_the_storage_costs_a_trial_no_attempt_and_is_named(place: Path) -> None:
-    from orchestrator import attempts
-    from orchestrator.child import Job
-    from orchestrator.losses import Losses
-
-    said = f"node ip-10-0-0-7 does not see {place}: the storage is not mounted there"
-    (place / "error.txt").write_text(f"Failure # 1 (occurred at now)\nTraceback ...\nRuntimeError: {said}\n")
-    held = Job(
-        trial_id="t", arm="flat", seed=0, config_hash="h", config={}, folder=str(place / "flat-seed0"),
-        cpus=1, gpus=0, memory_gib=None, time_limit_s=None, attempts_allowed=1, attempts_before=0,
-        experiment="x",
-    )  # fmt: skip
-    trial = SimpleNamespace(config={"job": held.to_json()}, error_file=str(place / "error.txt"))
-    losses = Losses()
-
-    losses.on_trial_recover(1, [], trial)
-    losses.on_trial_error(2, [], trial)
-
-    known = attempts.read(place / "flat-seed0")
-    assert [(one.status, one.reason, one.counts) for one in known] == [("preempted", said, False)] * 2
 
 
 def test_a_fetch_that_arrives_damaged_is_refused(cluster: Cluster, place: Path) -> None:
