@@ -249,6 +249,7 @@ def write_shard(folder: Path, key: str, part: str, tensors: dict[str, Tensor], a
         with making.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
+        making.chmod(0o644)  # safetensors' files are their maker's alone
         name, size = f"{digest[:16]}.safetensors", making.stat().st_size
         os.replace(making, folder / name)
     finally:

@@ -202,6 +202,7 @@ def test_a_shard_is_mapped_and_takes_no_memory_of_the_trials_own(
 
     maps = Path("/proc/self/maps").read_text()
 
+    assert {path.stat().st_mode & 0o777 for path in cache.folder.glob("*.safetensors")} == {0o644}
     assert any(str(shard) in maps for shard in cache.folder.glob("*.safetensors"))
 
 
