@@ -117,6 +117,8 @@ class Plan:
     labels: Mapping[str, Label]
     history: tuple[Earlier, ...]
     """Oldest first."""
+    smoothing: int = 1
+    """Points of the running mean that learning curves are drawn with; 1: none. No number is read from it."""
 
     def seed_offset(self, arm: str) -> int:
         """What the arm's trials add to their block's seed; 0 but for an A/A over other seeds."""
@@ -174,6 +176,7 @@ def _parse(raw: Mapping[str, Any]) -> Plan:
             for name, label in labels.items()
         },
         history=tuple(_parse_earlier(entry) for entry in raw.get("history") or ()),
+        smoothing=max(1, int(analysis.get("smoothing") or 1)),
     )
 
 

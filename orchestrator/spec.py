@@ -74,6 +74,8 @@ class Analysis(_Section):
     """ab: arms that differ. aa: one configuration against itself, which must claim nothing."""
     looks: list[int] | None = None
     """Numbers of pairs at which the data are looked at; once, at the end, when left out."""
+    smoothing: int = Field(default=1, ge=1)
+    """Points of the running mean that learning curves are drawn with; 1: none. No number is read from it."""
 
     @model_validator(mode="after")
     def _known_endpoints(self) -> Analysis:
@@ -130,6 +132,8 @@ class Analysis(_Section):
             "alpha": self.alpha,
             "mode": self.mode,
             "looks": self.looks,
+            # Left out where there is none, so that earlier plans keep their hash.
+            **({"smoothing": self.smoothing} if self.smoothing > 1 else {}),
         }
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.canvas import NARROW, WIDE, legend, wrapped
-from analysis.curves import ArmCurve, counts_text
+from analysis.curves import ArmCurve, counts_text, smoothed, smoothing_text
 from analysis.endpoints import Endpoint, endpoint_of
 from analysis.figures.draft import Draft, Drafts, Missing, Scene, Styles
 from analysis.figures.marks import arm_lines, key_shape, thinned, thinning_text
@@ -35,7 +35,7 @@ def drafts(scene: Scene) -> Drafts:
         yield Missing(name="curves", title=TITLE, reason="no run logged a finite value")
         return
     metrics = [metric for metric, split in shown if scene.curves(metric, split)]
-    yield _draft(groups, metrics, scene.styles, plan.alpha)
+    yield _draft(groups, metrics, scene.styles, plan)
 
 
 def axis_of(plan: Plan, endpoint: Endpoint) -> str:
@@ -47,7 +47,7 @@ def axis_of(plan: Plan, endpoint: Endpoint) -> str:
 
 
 def _draft(
-    groups: Sequence[tuple[str, list[ArmCurve]]], metrics: Sequence[str], styles: Styles, alpha: float
+    groups: Sequence[tuple[str, list[ArmCurve]]], metrics: Sequence[str], styles: Styles, plan: Plan
 ) -> Draft:
     behind = [
         curve.mean.assign(metric=metric, arm=curve.arm)
@@ -55,6 +55,7 @@ def _draft(
         for curve in curves
     ]
     main = groups[0][1]
+    drawn = [(label, [smoothed(curve, plan.smoothing) for curve in curves]) for label, curves in groups]
     thin = " Thin lines: single runs." if all(curve.seeds <= THIN_RUNS for curve in main) else ""
     ends = sum(len(curve.ends) for curve in main)
     crosses = f" Crosses: the last finite point of {plural(ends, 'failed run')}." if ends else ""
@@ -63,14 +64,15 @@ def _draft(
         name="curves",
         title=TITLE,
         caption=(
-            f"Mean over runs with the pointwise {100 * (1 - alpha):g} % t interval; {counts_text(main)}."
-            f"{thin}{crosses} By wall time, each mean stands at the mean time of its step."
-            f"{thinning_text(points)} Nothing is smoothed or interpolated. The KV loss is not drawn: "
+            f"Mean over runs with the pointwise {100 * (1 - plan.alpha):g} % t interval; {counts_text(main)}."
+            f"{thin}{crosses} By wall time: the mean of what every run had last reported; a run "
+            f"that completed keeps its last value.{thinning_text(points)} {smoothing_text(plan.smoothing)}, "
+            "and nothing is interpolated. The KV loss is not drawn: "
             "each arm's target is its own projection."
         ),
         alt=f"Learning curves of {' and '.join(label for label, _ in groups)} by step and by wall time.",
         table=pd.concat(behind, ignore_index=True),
-        draw=lambda narrow: curves_figure(groups, styles, narrow=narrow),
+        draw=lambda narrow: curves_figure(drawn, styles, narrow=narrow),
     )
 
 
@@ -109,7 +111,7 @@ def plot_curves(curves: Sequence[ArmCurve], styles: Styles, ax: Axes, x: str) ->
             for _, run in curve.runs.groupby("seed"):
                 run = thinned(run)
                 ax.plot(run[x] / unit, run["value"], color=style.colour, lw=0.5, alpha=0.4)
-        mean = thinned(curve.mean)
+        mean = thinned(curve.mean if x == "step" else curve.by_time)
         ax.fill_between(mean[x] / unit, mean["low"], mean["high"], color=style.colour, alpha=0.16, lw=0)
         alone = style.marker if len(mean) == 1 else ""
         ax.plot(mean[x] / unit, mean["mean"], color=style.colour, ls=style.dashes, lw=1.7, marker=alone)
@@ -124,7 +126,7 @@ def plot_counts(curves: Sequence[ArmCurve], styles: Styles, ax: Axes, x: str) ->
     label, unit = UNITS[x]
     most = max((curve.planned for curve in curves), default=1)
     for curve in curves:
-        style, mean = styles[curve.arm], thinned(curve.mean)
+        style, mean = styles[curve.arm], thinned(curve.mean if x == "step" else curve.by_time)
         ax.step(mean[x] / unit, mean["n"], where="post", color=style.colour, ls=style.dashes, lw=1.2)
     ax.set_ylim(0, most * 1.25)
     ax.set_yticks([0, most])

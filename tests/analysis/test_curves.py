@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from analysis.arms import arms_table
-from analysis.curves import arm_curves, counts_text
+from analysis.curves import arm_curves, counts_text, smoothed, smoothing_text
 from analysis.endpoints import endpoint_of
 from analysis.pairing import outcomes
 from tests.analysis.fakes import loaded
@@ -63,3 +63,41 @@ def test_the_gradient_ratio_is_p99_over_p50():
 
     norms = [2.0, 1.75, 1.5, 1.25, 1.0]
     assert flat["grad_norm_ratio"] == pytest.approx(np.quantile(norms, 0.99) / np.quantile(norms, 0.5))
+
+
+def test_by_wall_time_a_run_counts_with_its_last_report_and_a_failed_one_leaves():
+    structured = curves(statuses={("structured", 1): "diverged"})["structured"]
+
+    table = structured.by_time
+    quick = structured.runs[structured.runs["seed"] == 0]
+    end = structured.ends.set_index("seed").loc[1, "wall_s"]
+    assert table["n"].iloc[-1] == 7
+    assert (table.loc[table["wall_s"] <= end, "n"] == 8).all()
+    assert table["wall_s"].iloc[-1] > quick["wall_s"].max()
+    finals = structured.runs[structured.runs["step"] == 400]["value"]
+    assert table["mean"].iloc[-1] == pytest.approx(finals.mean())
+
+
+def test_curves_may_be_aligned_on_tokens():
+    experiment = loaded()
+    cells = outcomes(experiment, endpoint_of(experiment.plan))
+
+    flat = arm_curves(experiment.metrics, cells, "eval_ce", "eval", 0.05, along="tokens")[0]
+
+    assert flat.mean["tokens"].tolist() == [0, 23_000, 46_000, 69_000, 92_000]
+    assert flat.mean["step"].tolist() == [0, 100, 200, 300, 400]
+    np.testing.assert_array_equal(flat.mean["mean"], curves()["flat"].mean["mean"])
+
+
+def test_smoothing_is_for_display_only_and_off_unless_asked_for():
+    plain = curves()["flat"]
+
+    drawn = smoothed(plain, 3)
+
+    assert smoothed(plain, 1) is plain
+    assert smoothing_text(1) == "Nothing is smoothed"
+    assert "running mean over 3 points" in smoothing_text(3)
+    assert drawn.mean["mean"].iloc[2] == pytest.approx(plain.mean["mean"].iloc[1:4].mean())
+    first = drawn.runs[drawn.runs["seed"] == 0]["value"]
+    assert first.iloc[0] == pytest.approx(plain.runs[plain.runs["seed"] == 0]["value"].iloc[:2].mean())
+    assert drawn.mean["n"].tolist() == plain.mean["n"].tolist()

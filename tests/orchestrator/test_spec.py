@@ -320,3 +320,11 @@ def test_a_plan_is_strict_json_and_its_hash_covers_it() -> None:
 
     assert json.loads(json.dumps(plan, allow_nan=False)) == plan
     assert plan["plan_hash"] != other["plan_hash"]
+
+
+def test_smoothing_travels_with_the_plan_only_where_it_is_asked_for() -> None:
+    plain = spec_from(experiment(), "file.yaml").analysis
+    smooth = spec_from(experiment(analysis={"baseline": "flat", "smoothing": 5}), "file.yaml").analysis
+
+    assert "smoothing" not in plain.to_plan()
+    assert smooth.to_plan()["smoothing"] == 5
