@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.endpoints import curves_of
+from analysis.ragged import Ragged, quantiles
 from analysis.records import ADMINISTRATIVE, FAILURES
 
 PARAMETERS = ("student_params", "trainable_params", "aligner_params")
@@ -79,11 +80,10 @@ def _spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
 def gradient_ratios(metrics: pd.DataFrame) -> dict[str, float]:
     """Trial -> p99 / p50 of its finite gradient norms: near 1 is calm, large is spiky."""
     rows = curves_of(metrics, "grad_norm", "train")
-    rows = rows[np.isfinite(rows["value"].to_numpy(float)) & (rows["value"] > 0)]
-    quantiles = rows.groupby("trial_id", observed=True)["value"].quantile([0.5, 0.99]).unstack()
-    if quantiles.empty:
-        return {}
-    return {str(trial): float(row[0.99] / row[0.5]) for trial, row in quantiles.iterrows()}
+    runs = Ragged.of(rows[np.isfinite(rows["value"].to_numpy(float)) & (rows["value"] > 0)])
+    norms = runs.matrix("value")
+    ratios = quantiles(norms, 0.99) / quantiles(norms, 0.5)
+    return dict(zip(runs.keys["trial_id"].astype(str), ratios.tolist(), strict=True))
 
 
 def _numbers(rows: pd.DataFrame, column: str) -> pd.Series[float]:

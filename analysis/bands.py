@@ -191,9 +191,11 @@ def _differences(ours: Floats, theirs: Floats) -> Floats:
 
 
 def _pointwise(steps: NDArray[np.int64], deltas: Floats, alpha: float) -> pd.DataFrame:
-    table = pd.DataFrame(deltas.T, index=steps)
+    largest = np.nanmax(np.abs(deltas), axis=0, initial=0.0)
+    unit = np.where(largest > 0, largest, 1.0)
+    table = pd.DataFrame((deltas / unit).T, index=steps)
     n = table.count(axis=1).to_numpy(np.float64)
-    mean, sd = table.mean(axis=1).to_numpy(np.float64), table.std(axis=1, ddof=1).to_numpy(np.float64)
+    mean, sd = (numbers.to_numpy(np.float64) * unit for numbers in (table.mean(axis=1), table.std(axis=1)))
     reach = np.full(len(n), np.nan)
     several = n > 1
     reach[several] = stats.t.isf(alpha / 2, n[several] - 1) * sd[several] / np.sqrt(n[several])

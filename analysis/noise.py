@@ -13,6 +13,7 @@ from analysis.endpoints import Endpoint, curves_of, endpoint_of
 from analysis.ragged import Ragged, deviations, while_finite
 from analysis.records import Experiment
 from analysis.signflip import Floats
+from analysis.spread import sd_of
 
 FEWEST = 8
 """Second differences of an arm's evaluations from which their noise is read."""
@@ -80,11 +81,11 @@ def _share(arm: str, rows: pd.DataFrame, bends: Floats, endpoint: Endpoint, erro
     known = bends[np.isfinite(bends)]
     within = float(deviations(known[None])[0]) / math.sqrt(6) if len(known) >= FEWEST else None
     bounded = len(values) > 1 and bool(np.isfinite(values).all())
-    across = float(np.std(values, ddof=1)) if bounded else None
+    across = sd_of(values) if bounded else None
     count = endpoint.k if endpoint.at == "last_k_mean" else _points(rows) if endpoint.at == "auc" else 1
     share = None
     if within is not None and across and count:
-        share = within**2 / count / across**2
+        share = (within / across) ** 2 / count
     known_errors = errors[np.isfinite(errors)]
     return NoiseShare(
         arm=arm,

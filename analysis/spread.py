@@ -32,7 +32,7 @@ class Spread:
 
 def spread_of(baseline: Floats, treatment: Floats, alpha: float) -> Spread:
     """baseline, treatment: one finite value per complete pair."""
-    ours, theirs = _sd(treatment), _sd(baseline)
+    ours, theirs = sd_of(treatment), sd_of(baseline)
     ratio = ours / theirs if ours is not None and theirs else None
     return Spread(
         pairs=len(baseline),
@@ -56,7 +56,7 @@ def distances(values: Floats) -> Floats:
 
 def pitman_morgan(baseline: Floats, treatment: Floats, alpha: float) -> tuple[float, float] | None:
     """The interval of the ratio of two SDs of paired normal values."""
-    ours, theirs = _sd(treatment), _sd(baseline)
+    ours, theirs = sd_of(treatment), sd_of(baseline)
     n = len(baseline)
     if n < 3 or not ours or not theirs:
         return None
@@ -69,7 +69,8 @@ def pitman_morgan(baseline: Floats, treatment: Floats, alpha: float) -> tuple[fl
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def _sd(values: Floats) -> float | None:
+def sd_of(values: Floats) -> float | None:
+    """None where it is beyond the range of floats, or there are fewer than two values."""
     if len(values) < 2:
         return None
     unit = float(np.abs(values).max()) or 1.0

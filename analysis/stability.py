@@ -20,7 +20,7 @@ from analysis.records import Experiment
 from analysis.signflip import Floats
 from analysis.significance import Question, judge_family
 from analysis.spread import LEAST_PAIRS, Spread, distances, spread_of
-from analysis.steadiness import MEASURES, Measure, loss_of, run_measures
+from analysis.steadiness import MEASURES, NEEDS, Measure, loss_of, run_measures
 
 Finding = Literal[
     "STEADIER", "LESS STEADY", "INCONCLUSIVE", "DEGENERATE", "NOT TESTABLE", "NOT MEASURED", "INVALID"
@@ -306,7 +306,8 @@ def _measured(measure: Measure, test: Comparison | None, names: tuple[str, str])
     if test is None:
         return Measured(
             measure=measure, treatment=names[0], baseline=names[1], finding="NOT MEASURED",
-            why="no run logged enough for it", seeds=(), pairs=0, baseline_median=None, treatment_median=None,
+            why=f"it takes {NEEDS[measure.name]}", seeds=(), pairs=0,
+            baseline_median=None, treatment_median=None,
             change=None, interval=None, p_signflip=None, p_t=None, p_adjusted=None,
         )  # fmt: skip
     back = math.exp if measure.scale == "log" else float

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.endpoints import curves_of
 from analysis.ragged import Ragged, deviations, quantiles, while_finite
 from analysis.signflip import Floats
-from analysis.spikes import spikes_of
+from analysis.spikes import CALM, spikes_of
 
 LOSSES = ("ce", "loss")
 """Training losses, the first of them that was logged: the CE means the same in every arm."""
@@ -65,6 +65,15 @@ MEASURES = {
         ),
     )
 }  # fmt: skip
+
+NEEDS = {
+    "spikes": f"more than {CALM} logged training losses",
+    "roughness": f"{FEWEST + 2} training losses logged at even steps",
+    "gradient_sd": f"{FEWEST} logged gradient norms after the first tenth of the run",
+    "gradient_ratio": f"{FEWEST} logged gradient norms after the first tenth of the run",
+    "clip_rate": "logged gradient norms and the run's max_grad_norm",
+}
+"""What a run must have logged."""
 
 
 def loss_of(metrics: pd.DataFrame) -> str:

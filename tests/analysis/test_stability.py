@@ -247,3 +247,45 @@ def test_the_items_give_accuracy_its_standard_error():
     shares = analyse(replace(experiment, items=items)).stability.noise
 
     assert shares[0].item_se == pytest.approx(math.sqrt(0.75 * 0.25 / 64))
+
+
+def test_what_was_not_measured_says_what_it_takes():
+    found, _, _ = panel(loaded())
+
+    assert (found["spikes"].finding, found["spikes"].why) == (
+        "NOT MEASURED",
+        "it takes more than 16 logged training losses",
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1e300] * 8, [1e-300] * 8, [1e300, -1e300] * 4, [0.0] * 8, [1.0, 1.0 + 1e-15] * 4, [math.nan] * 8],
+)
+def test_degenerate_values_give_a_typed_panel_and_curve(values):
+    found, contrast, _ = panel(loaded(seeds=range(8), finals={"flat": values, "structured": values[::-1]}))
+
+    assert found["spread"].finding in ("INCONCLUSIVE", "DEGENERATE", "NOT TESTABLE")
+    assert contrast.planned == 8
+
+
+@pytest.mark.parametrize("level", [1e-300, 1e150, 0.0])
+def test_training_curves_of_any_size_give_a_typed_panel(level):
+    def ce(arm, seed):
+        return level * noisy(arm, seed)
+
+    found, _, _ = panel(training(loaded(seeds=range(8)), ce, ce))
+
+    assert {measured.finding for measured in found.values()} <= {
+        "INCONCLUSIVE", "DEGENERATE", "NOT TESTABLE", "NOT MEASURED",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds", [0, 1])
+def test_hardly_any_pairs_give_a_typed_panel_and_curve(seeds):
+    statuses = {(arm, seed): "crashed" for arm in ("flat", "structured") for seed in range(seeds, 6)}
+
+    found, contrast, _ = panel(loaded(seeds=range(6), statuses=statuses))
+
+    assert found["spread"].finding == "NOT TESTABLE"
+    assert contrast.failures == {"flat": 6 - seeds, "structured": 6 - seeds}
