@@ -53,7 +53,7 @@ SMALL: dict[str, Any] = {
 }
 FAULTY = Objective(distill="tests.orchestrator.faults:distill")
 WALK = replace(FAKE, distill="tests.orchestrator.faults:walk")
-WALK_STEPS, WALK_SAVE = 60, 5
+WALK_STEPS, WALK_SAVE = 60, 3
 ARMS = {
     "flat": {"alignment_mode": "flat"},
     "structured": {"alignment_mode": "structured"},
@@ -94,6 +94,7 @@ def walk(config: DistillConfig, report: Report, resume_from: str | None = None) 
     state: dict[str, Any] = {"step": 0, "at": 0.0}
     if resume_from is not None:
         state = json.loads(Path(resume_from, "state.json").read_text())
+    resumed = state["step"] or None
     folder.cut_metrics(state["step"], WALK_STEPS)
     folder.drop_checkpoints_after(state["step"])
     while state["step"] < WALK_STEPS:
@@ -112,6 +113,7 @@ def walk(config: DistillConfig, report: Report, resume_from: str | None = None) 
         "status": "completed", "planned_steps": WALK_STEPS, "completed_steps": WALK_STEPS,
         "tokens_seen": 10 * WALK_STEPS, "config_hash": config.hash(), "data_order_hash": f"{config.seed}",
         "init_hash": f"{config.seed}", "eval_set_hash": "held-out", "final": {},
+        "resumed_from_step": resumed,
     }  # fmt: skip
     folder.write_result(result)
     return result
@@ -142,11 +144,12 @@ def _die(folder: Path) -> None:
 
 
 def _eat(folder: Path) -> None:
-    """Use a quarter of a GiB more, page by page, and again, until something stops it."""
+    """Use a quarter of a GiB more, and again, until something stops it, or 6 GiB are used."""
     eaten = []
-    while True:
+    while len(eaten) < 4 * 6:
         eaten.append(b"x" * 2**28)
         time.sleep(0.1)
+    raise RuntimeError("nothing stopped it")
 
 
 def _fail_to_allocate(folder: Path) -> None:
@@ -172,8 +175,8 @@ def fill(storage: Path) -> None:
 
 
 def _tear(folder: Path) -> None:
-    newest = TrialFolder(folder).checkpoints()[0] / "weights.safetensors"
-    os.truncate(newest, newest.stat().st_size // 2)
+    largest = max(TrialFolder(folder).checkpoints()[0].iterdir(), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
     _die(folder)
 
 
@@ -317,7 +320,7 @@ def resumed_from(folder: Path, name: str) -> int:
 
 def hurt(folder: Path, name: str) -> int:
     """The process in which fate struck this trial, once it has."""
-    wait_until(lambda: [*folder.glob(f"trials/{name}-*/hurt")])
+    wait_until(lambda: [*folder.glob(f"trials/{name}-*/hurt")], seconds=400)
     return int(next(folder.glob(f"trials/{name}-*/hurt")).read_text())
 
 

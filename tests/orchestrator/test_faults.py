@@ -23,7 +23,7 @@ from tests.orchestrator.faults import (
     trial,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
 RESOURCES = {"max_failures": 1, "memory_gib": 2, "time_limit_s": 25}
 FATES = {
     "flat-seed1": "flipped",

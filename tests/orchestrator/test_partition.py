@@ -29,7 +29,7 @@ from tests.orchestrator.faults import (
 )
 from tests.orchestrator.ray_nodes import QUICK, cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
 HERE, THERE = "10.217.0.1", "10.217.0.2"
 
 
