@@ -81,25 +81,39 @@ def tested(deltas: Floats, noise: float, alpha: float, family: int) -> Statistic
 
 
 def estimated(deltas: Floats, noise: float, alpha: float) -> Statistics:
-    """Estimates and intervals without a test, for a question that nobody named before the run."""
+    """Estimates and intervals without a test, for a question that nobody named before the run.
+
+    The exact interval only where all signs can be tried: where they are drawn it takes a second.
+    """
     plain = described(deltas)
     if plain.difference is None:
         return plain
-    interval, exact = _intervals(deltas, noise, alpha)
+    interval = _t_interval(deltas, noise, alpha)
+    exact = _exact_interval(deltas, alpha) if len(deltas) <= signflip.ENUMERATED else None
     return replace(plain, interval=interval, interval_exact=exact)
 
 
 def _intervals(deltas: Floats, noise: float, alpha: float) -> tuple[Interval | None, Interval | None]:
-    """The t interval, None where nothing varies, and the exact one, None where that is the whole line."""
+    return _t_interval(deltas, noise, alpha), _exact_interval(deltas, alpha)
+
+
+def _t_interval(deltas: Floats, noise: float, alpha: float) -> Interval | None:
+    """None where nothing varies."""
+    n = len(deltas)
+    if n < 2 or not varies(deltas, noise):
+        return None
     unit = power_of_two(deltas)
     scaled = deltas / unit
-    exact = signflip.interval(scaled, alpha)
-    n, interval = len(deltas), None
-    if n > 1 and varies(deltas, noise):
-        error = float(scaled.std(ddof=1)) / math.sqrt(n)
-        reach, mean = float(stats.t.isf(alpha / 2, n - 1)) * error, float(scaled.mean())
-        interval = _scaled((mean - reach, mean + reach), unit)
-    return interval, None if exact is None else _scaled(exact, unit)
+    reach = float(stats.t.isf(alpha / 2, n - 1)) * float(scaled.std(ddof=1)) / math.sqrt(n)
+    mean = float(scaled.mean())
+    return _scaled((mean - reach, mean + reach), unit)
+
+
+def _exact_interval(deltas: Floats, alpha: float) -> Interval | None:
+    """None where that is the whole line."""
+    unit = power_of_two(deltas)
+    exact = signflip.interval(deltas / unit, alpha)
+    return None if exact is None else _scaled(exact, unit)
 
 
 def power_of_two(deltas: Floats) -> float:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from analysis.pairing import SeedRow
+from analysis.signflip import ENUMERATED
 
 if TYPE_CHECKING:
     from analysis.comparison import Comparison
@@ -109,6 +110,8 @@ def _why_no_number(comparison: Comparison, path: str) -> str:
         return "there is no complete pair"
     if comparison.role == "exploratory" and (name.startswith("p_") or not path.count("interval")):
         return "the plan does not name this question: an exploratory estimate has no test"
+    if name.startswith("interval_family") and comparison.role == "exploratory":
+        return "an exploratory question belongs to no family"
     if comparison.statistics.scale == "signed ranks":
         return "some run never reached the threshold: the exact test ran on signed ranks"
     if comparison.pairs < (3 if name in NEEDS_THREE else 2):
@@ -117,7 +120,9 @@ def _why_no_number(comparison: Comparison, path: str) -> str:
             if comparison.pairs > 1
             else "one pair has no spread"
         )
-    if name.startswith("interval") and name.endswith(("exact",)) and comparison.statistics.p_t is not None:
+    if name == "interval_exact" and comparison.role == "exploratory" and comparison.pairs > ENUMERATED:
+        return "an exploratory estimate of many pairs goes without"
+    if name.startswith("interval") and name.endswith("exact") and comparison.interval is not None:
         return "the exact test can reject no value with so few pairs"
     if comparison.verdict == "DEGENERATE" or comparison.statistics.interval is None:
         return "the differences do not vary"
