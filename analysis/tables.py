@@ -12,7 +12,8 @@ import pandas as pd
 from analysis.comparison import Comparison
 from analysis.pairing import SeedRow
 from analysis.results import Results
-from analysis.sentences import decimals_for, decimals_of, interval_text, level, number, p_text
+from analysis.sentences import decimals_for, decimals_of, interval_text, level, number
+from analysis.wording import adjusted_p, p_or_dash
 
 
 def write_tables(results: Results, folder: Path) -> None:
@@ -77,6 +78,7 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
         "exact_high": exact_high,
         "p_signflip": comparison.p_signflip,
         "p_t": comparison.p_t,
+        "p_adjusted": adjusted_p(comparison),
         "p_worst_rank": comparison.worst_rank.p if comparison.worst_rank else None,
     }
 
@@ -104,12 +106,12 @@ def _latex_comparisons(results: Results) -> str:
         level(every[0]),
         "$p$ (sign-flip)",
         "$p$ ($t$)",
+        "$p$ (both, Holm)",
         "Verdict",
     ]
     rows = []
     for comparison in every:
         d = decimals_of(comparison)
-        claims = comparison in results.comparisons
         rows.append(
             [
                 comparison.endpoint.label,
@@ -117,14 +119,15 @@ def _latex_comparisons(results: Results) -> str:
                 str(comparison.pairs),
                 number(comparison.difference, d),
                 interval_text(comparison.interval, d),
-                p_text(comparison.p_signflip) if claims else "–",
-                p_text(comparison.p_t) if claims else "–",
-                comparison.verdict if claims else "estimate",
+                p_or_dash(comparison.p_signflip),
+                p_or_dash(comparison.p_t),
+                p_or_dash(adjusted_p(comparison)),
+                comparison.verdict,
             ]
         )
     plan = results.experiment.plan
     caption = f"Paired differences by seed of {plan.name} (plan {plan.plan_hash})."
-    return latex_table(heads, rows, "llrrrrrl", caption, "comparisons")
+    return latex_table(heads, rows, "llrrrrrrl", caption, "comparisons")
 
 
 def _latex_arms(results: Results) -> str:
