@@ -99,6 +99,7 @@ def plan(
     """
     from rich.console import Console
 
+    from orchestrator import machine
     from orchestrator.plan import forecast, refuse_full_disk
     from orchestrator.plan_text import print_forecast
     from orchestrator.spec import load_spec
@@ -106,7 +107,7 @@ def plan(
     spec = load_spec(experiment, [change for group in set for change in group], seeds)
     found = forecast(spec, storage=storage, address=address, console=Console(stderr=True))
     if json:
-        _print_json(found.to_dict())
+        machine.emit(found.to_dict())
     else:
         print_forecast(found, Console())
     refuse_full_disk(found)
@@ -312,12 +313,6 @@ def _in_one_line(complaint: str) -> str:
     lines = [line.strip("╭╮╰╯│─ ") for line in complaint.splitlines() if not line.startswith("╭")]
     told = list(itertools.takewhile(lambda line: line and "help" not in line, lines))
     return " ".join(told).rstrip(".") + ": see kvtune --help."
-
-
-def _print_json(told: dict[str, Any]) -> None:
-    import json
-
-    print(json.dumps(told, indent=2, allow_nan=False))
 
 
 def _report(folder: str) -> ReportResult:
