@@ -39,14 +39,18 @@ def drafts(scene: Scene) -> Drafts:
         ),
         alt=f"By arm: {', '.join(panel.title for panel in panels)}.",
         table=pd.concat(
-            [panel.table.assign(measure=panel.title, axis=panel.label) for panel in panels], ignore_index=True
+            [
+                panel.table.assign(measure=panel.title, axis=panel.label.replace("\n", ", "))
+                for panel in panels
+            ],
+            ignore_index=True,
         ),
         draw=lambda narrow: strip_figure(panels, scene.styles, narrow=narrow),
     )
 
 
 def _panel(title: str, unit: str, table: pd.DataFrame) -> Panel:
-    return Panel(title=title, label=f"{unit}, lower is better", table=table, centre="median")
+    return Panel(title=title, label=f"{unit}\nlower is better", table=table, centre="median")
 
 
 def _failures(cells: pd.DataFrame) -> Panel:
@@ -56,7 +60,7 @@ def _failures(cells: pd.DataFrame) -> Panel:
     table = pd.DataFrame({"arm": list(counts.index), "value": (100 * counts / planned).to_numpy(float)})
     notes = {str(arm): f"{counts[arm]} of {planned[arm]}" for arm in counts.index}
     return Panel(
-        title="failed runs", label="% of planned, lower is better", table=table, centre=None, share=True,
+        title="failed runs", label="% of planned\nlower is better", table=table, centre=None, share=True,
         notes=notes,
     )  # fmt: skip
 
