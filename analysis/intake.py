@@ -23,7 +23,6 @@ from analysis.records import FAILURES, ResultsFolder
 from analysis.sources import FILE, REASON, RUN, SOURCES, STATUS, read_source
 
 CONFIG_PREFIX = "config/"
-UNKNOWN = "its record does not say how it ended"
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,6 @@ class _Runs:
     """Their columns, with arm, seed (int), trial_id, attempt, step_ (float, NaN where none)."""
     ends: pd.DataFrame
     """One row per run: trial_id, attempt, arm, seed, status, failure_reason, completed_steps."""
-    planned_steps: int
 
 
 def import_runs(
@@ -89,7 +87,7 @@ def _told_apart(table: pd.DataFrame, meaning: Mapped) -> _Runs:
         rows["step_"].max(skipna=True) if rows["step_"].notna().any() else 0
     )
     ends = _ends(rows, meaning, planned)
-    return _Runs(rows.merge(ends[["arm", "seed", "run_", "trial_id", "attempt"]]), ends, planned)
+    return _Runs(rows.merge(ends[["arm", "seed", "run_", "trial_id", "attempt"]]), ends)
 
 
 def _where(table: pd.DataFrame, place: Place, name: str) -> pd.Series[Any]:

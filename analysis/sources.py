@@ -97,11 +97,12 @@ def _ray(path: Path) -> Iterator[Table]:
 def _ray_rows(folder: Path) -> Iterator[Mapping[str, Any]]:
     """Its reported rows, nested fields joined by '/'; one row of its configuration where it reported none."""
     file, rows = folder / "result.json", 0
-    for number, line in enumerate(_lines(file), start=1):
+    lines = _lines(file)
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
         except ValueError:
-            if number == len(_lines(file)):
+            if number == len(lines):
                 break  # the torn last line of a killed trial
             raise ResultsError(f"{file}: line {number} is no JSON.") from None
         rows += 1
