@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator import attempts, fence
@@ -72,6 +73,16 @@ def noting_signals() -> Iterator[Ending]:
             signal.signal(number, handler)
 
 
+def cancel(jobs: Sequence[Job]) -> None:
+    """Tell the workers, before anything is ended, that no attempt is wanted any more.
+
+    A worker that outlives its trial's process by a moment would take that for a crash, and start it again.
+    """
+    with suppress(OSError):  # close() tells what could not be written
+        for job in jobs:
+            _close(Path(job.folder), interrupted=True)
+
+
 def close(jobs: Sequence[Job], *, interrupted: bool) -> None:
     """Give every attempt an end, and wait until nobody writes into its folder.
 
@@ -81,8 +92,9 @@ def close(jobs: Sequence[Job], *, interrupted: bool) -> None:
     """
     folders = [Path(job.folder) for job in jobs]
     still_open = [folder for folder in folders if _close(folder, interrupted)]
-    for folder in still_open:
-        fence.wait_until_free(folder / OUTPUT, LEAVE_S / len(still_open))
+    deadline = time.monotonic() + LEAVE_S
+    for folder in folders if interrupted else still_open:
+        fence.wait_until_free(folder / OUTPUT, max(0.0, deadline - time.monotonic()))
 
 
 def _close(folder: Path, interrupted: bool) -> bool:

@@ -317,6 +317,7 @@ def _run_jobs(
             run_jobs(jobs)
         except KeyboardInterrupt:
             ended.arrived()
+            closing.cancel(jobs)
             if run_jobs is not _run_serially:
                 end_trials()
 

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from orchestrator import attempts, launch
+from orchestrator.child import Job
 from orchestrator.launch import Summary, run
 from orchestrator.spec import spec_from
+from orchestrator.tuning import Runner
 from tests.fakes import FAKE, STEPS, experiment
 from trainables.config import InputError
 
@@ -240,6 +245,35 @@ def test_an_ended_run_keeps_what_it_has_and_goes_on_later(place: Path, number: i
     again = run_serially(place, **arms(waits=6e-3, good=1e-3))
     assert again.started == 4
     assert again.exit_code == 0
+
+
+def test_a_worker_that_outlives_its_trial_finds_the_run_cancelled_and_starts_nothing_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str | None] = []
+    jobs: list[Job] = []
+
+    def interrupted(given: Sequence[Job]) -> None:
+        jobs.extend(given)
+        for job in jobs:
+            Path(job.folder).mkdir(parents=True)
+            attempts.start(Path(job.folder), None)
+        raise KeyboardInterrupt
+
+    def end() -> None:
+        told.extend(attempts.read(Path(job.folder))[-1].status for job in jobs)
+
+    @contextmanager
+    def ray(*arguments: object) -> Iterator[Runner]:
+        yield interrupted
+
+    monkeypatch.setattr(launch, "connected", ray)
+    monkeypatch.setattr(launch, "end_trials", end)
+
+    summary = run(spec_from(experiment(), "test"), storage=place, objective=FAKE)
+
+    assert told == ["cancelled"] * 4, "before Ray ends anything"
+    assert summary.exit_code == 130
 
 
 def test_a_trial_ends_with_its_driver(place: Path) -> None:
