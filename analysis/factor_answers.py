@@ -191,7 +191,7 @@ def _findings(
 
 def _unjudged(effect: Effect, endpoint: Endpoint, blocks: _Blocks, plan: Plan, family: int) -> FactorAnswer:
     scores = scores_of(blocks.values, effect)
-    alpha = level_of(plan)
+    alpha = level_of(plan.alpha, plan.looks)
     return FactorAnswer(
         effect=effect,
         endpoint=endpoint,

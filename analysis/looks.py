@@ -40,13 +40,13 @@ def look_at(rows: Sequence[SeedRow], plan: Plan) -> Look:
         declared=plan.looks,
         ended=sum(row.kind != "lost" for row in rows),
         planned=len(rows),
-        alpha=level_of(plan),
+        alpha=level_of(plan.alpha, plan.looks),
     )
 
 
-def level_of(plan: Plan) -> float:
-    """The level of one look."""
-    return plan.alpha / max(1, len(plan.looks))
+def level_of(alpha: float, looks: Sequence[int] | None) -> float:
+    """The level of one look: alpha, shared out equally among the declared ones."""
+    return alpha / max(1, len(looks or ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def extension_of(plan: Plan, arms: Sequence[str]) -> Extension | None:
     return Extension(
         looked_at=counts,
         added=tuple(sorted(added)),
-        costs=max(counts) >= least_pairs(level_of(plan)),
+        costs=max(counts) >= least_pairs(level_of(plan.alpha, plan.looks)),
     )
 
 

@@ -122,7 +122,7 @@ def judge(question: Question, plan: Plan) -> Comparison:
 
 def judge_family(questions: Sequence[Question], plan: Plan, role: Role) -> list[Comparison]:
     """The verdicts on questions that share one level, in the order given."""
-    alpha, size = level_of(plan), len(questions)
+    alpha, size = level_of(plan.alpha, plan.looks), len(questions)
     shared = size > 1 and plan.mode == "ab"
     numbers = [_numbers(question, alpha, role, size if shared else 1) for question in questions]
     ranked = [

@@ -15,8 +15,10 @@ from typing import Any
 
 from rich.console import Console
 
+from analysis.looks import level_of
 from analysis.power import detectable_dz, least_pairs, upper_sd
 from analysis.records import ResultsFolder
+from analysis.signflip import floor_of
 from orchestrator import capacity, changes, child
 from orchestrator.capacity import MOST, Growth, Place
 from orchestrator.child import Job, Objective
@@ -306,8 +308,8 @@ def effect_of(plan: Plan, folder: ResultsFolder) -> Effect:
     analysis, pairs = plan.spec.analysis, len(plan.spec.seeds)
     # All contrasts of the primary endpoint share the level (Holm); an A/A claims nothing and shares nothing.
     questions = 1 if analysis.mode == "aa" else max(1, len(plan.contrasts))
-    alpha = analysis.alpha / len(analysis.looks or [1]) / questions
-    floor = 2.0 ** (1 - pairs)
+    alpha = level_of(analysis.alpha, analysis.looks) / questions
+    floor = floor_of(pairs)
     dz = detectable_dz(pairs, alpha, POWER) if floor <= alpha else None
     return Effect(
         pairs=pairs,

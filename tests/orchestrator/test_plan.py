@@ -18,8 +18,9 @@ from orchestrator import plan
 from orchestrator.child import Objective
 from orchestrator.launch import run
 from orchestrator.plan import Forecast, forecast, makespan, refuse_full_disk
-from orchestrator.plan_text import print_forecast
+from orchestrator.plan_text import effect_lines, print_forecast
 from orchestrator.spec import load_spec, spec_from
+from tests.analysis.questions import judged
 from tests.fakes import EVAL, FAKE, PACED, SAVE, STEP, experiment
 from tests.orchestrator.test_cli import answer
 from tests.orchestrator.test_run import arms, run_serially
@@ -154,6 +155,17 @@ def test_the_detectable_effect_shares_alpha_among_looks_and_treatments(place: Pa
     assert found.alpha == pytest.approx(0.05 / 2 / 2)
     assert found.dz == pytest.approx(detectable_dz(12, 0.05 / 4))
     assert found.sd_for_sesoi == pytest.approx(0.05 / found.dz)
+
+
+@pytest.mark.parametrize("pairs", [6, 16, 20])
+def test_the_smallest_p_is_the_one_that_the_report_can_give(place: Path, pairs: int) -> None:
+    """Above 16 pairs signs are drawn, and no p is smaller than one in all draws."""
+    found = forecast_of(place, seeds=list(range(pairs))).effect
+    report = judged([0.0] * pairs, [1.0 + seed for seed in range(pairs)])
+
+    assert found.floor == report.floor <= report.p_signflip
+    assert found.alpha == report.alpha
+    assert f"their smallest exact p is {report.floor:.2g}" in "".join(effect_lines(found))
 
 
 def test_earlier_results_turn_the_effect_into_the_metrics_unit(place: Path) -> None:
