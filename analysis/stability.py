@@ -20,7 +20,7 @@ from analysis.records import Experiment
 from analysis.signflip import Floats
 from analysis.significance import Question, judge_family
 from analysis.spread import LEAST_PAIRS, Spread, distances, spread_of
-from analysis.steadiness import MEASURES, NEEDS, Measure, loss_of, run_measures
+from analysis.steadiness import NEEDS, Measure, loss_of, measures_of, run_measures
 
 Finding = Literal[
     "STEADIER", "LESS STEADY", "INCONCLUSIVE", "DEGENERATE", "NOT TESTABLE", "NOT MEASURED", "INVALID"
@@ -157,20 +157,21 @@ def stability_of(experiment: Experiment, cells: pd.DataFrame, comparisons: Seque
 
     Their gates hold here, too: what is INVALID there finds nothing here.
     """
-    runs = _runs(experiment, cells)
-    named = [measure for measure in MEASURES.values() if runs[measure.name].notna().any()]
+    runs, loss = _runs(experiment, cells), loss_of(experiment.metrics)
+    measures = measures_of(loss, experiment.plan.quantities)
+    named = [measure for measure in measures if runs[measure.name].notna().any()]
     spread = spread_measure(endpoint_of(experiment.plan))
     questions = [
-        _question(experiment, runs, measure, comparison) for comparison in comparisons for measure in named
+        _question(loss, runs, measure, comparison) for comparison in comparisons for measure in named
     ] + [_spread_question(comparison, spread) for comparison in comparisons]
     judged = judge_family(questions, experiment.plan, "stability") if questions else []
     tests = {(test.treatment, test.baseline, test.metric): test for test in judged}
-    everything = [*MEASURES.values(), spread]
+    everything = [*measures, spread]
     return Stability(
         contrasts=tuple(_contrast(comparison, everything, tests, runs) for comparison in comparisons),
         noise=noise_shares(experiment, cells),
         runs=runs,
-        loss=loss_of(experiment.metrics),
+        loss=loss,
         family=len(questions),
         floor=min((test.holm.floor if test.holm else test.floor for test in judged), default=1.0),
     )
@@ -191,9 +192,7 @@ def _limits(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[["trial_id", "attempt"]].assign(max_grad_norm=limit)
 
 
-def _question(
-    experiment: Experiment, runs: pd.DataFrame, measure: Measure, comparison: Comparison
-) -> Question:
+def _question(loss: str, runs: pd.DataFrame, measure: Measure, comparison: Comparison) -> Question:
     """The measure's pairs, seeds and statuses as the primary endpoint has them."""
     raw = dict(zip(zip(runs["arm"], runs["seed"], strict=True), runs[measure.name], strict=True))
     rows = []
@@ -204,7 +203,7 @@ def _question(
     return Question(
         treatment=comparison.treatment,
         baseline=comparison.baseline,
-        endpoint=_endpoint(measure, loss_of(experiment.metrics)),
+        endpoint=_endpoint(measure, loss),
         rows=tuple(rows),
         gates=comparison.gates,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,8 @@ from analysis.spikes import CALM, spikes_of
 
 LOSSES = ("ce", "loss")
 """Training losses, the first of them that was logged: the CE means the same in every arm."""
+UNITS = {"ce": "nats/token"}
+"""Of kvtune's own; a whole loss is a weighted sum and has the unit that it was logged in."""
 WARM_UP = 0.1
 """Share of a run's steps that the spread of its gradient norm leaves out."""
 FEWEST = 8
@@ -45,7 +48,7 @@ MEASURES = {
             ),
         ),
         Measure(
-            name="roughness", label="roughness of the loss", unit="nats/token", scale="log",
+            name="roughness", label="roughness of the loss", unit="the loss's unit", scale="log",
             definition=(
                 "noise of one logged point: 1.4826 MAD of the loss's second differences over the root of 6, "
                 "so a trend has no part in it"
@@ -77,9 +80,16 @@ NEEDS = {
 
 
 def loss_of(metrics: pd.DataFrame) -> str:
-    """The training loss that spikes and roughness are read from."""
+    """The training loss that spikes and roughness are read from; `loss` where none was logged."""
     logged = set(metrics.loc[metrics["split"] == "train", "metric"].unique())
-    return next((name for name in LOSSES if name in logged), LOSSES[0])
+    return next((name for name in LOSSES if name in logged), LOSSES[-1])
+
+
+def measures_of(loss: str, quantities: Mapping[str, Mapping[str, str]]) -> tuple[Measure, ...]:
+    """The measures where this loss was logged; quantities: the plan's, for units of imported runs."""
+    unit = quantities.get(loss, {}).get("unit") or UNITS.get(loss, "as logged")
+    known = {**MEASURES, "roughness": replace(MEASURES["roughness"], unit=unit)}
+    return tuple(known.values())
 
 
 def run_measures(metrics: pd.DataFrame, limits: pd.DataFrame) -> pd.DataFrame:

@@ -53,6 +53,31 @@ def test_an_arm_whose_loss_is_less_noisy_on_every_seed_is_steadier():
     assert low < found["roughness"].change < high < 1
 
 
+@pytest.mark.parametrize(
+    ("logged", "told", "unit"),
+    [("ce", {}, "nats/token"), ("loss", {}, "as logged"), ("loss", {"loss": {"unit": "bits"}}, "bits")],
+)
+def test_roughness_has_the_unit_of_the_loss_that_was_logged(logged, told, unit):
+    experiment = training(loaded(seeds=range(8)), noisy)
+    metrics = experiment.metrics.assign(metric=experiment.metrics["metric"].replace("ce", logged))
+    plan = replace(experiment.plan, quantities=told)
+
+    found, _, stability = panel(replace(experiment, metrics=metrics, plan=plan))
+
+    assert stability.loss == logged
+    assert found["roughness"].measure.unit == found["roughness"].to_dict()["unit"] == unit
+    assert found["roughness"].pairs == 8
+
+
+def test_roughness_of_runs_without_a_training_loss_claims_no_unit():
+    experiment = loaded(seeds=range(8))
+    evaluated = experiment.metrics[experiment.metrics["split"] == "eval"]
+
+    found, _, _ = panel(replace(experiment, metrics=evaluated))
+
+    assert (found["roughness"].finding, found["roughness"].measure.unit) == ("NOT MEASURED", "as logged")
+
+
 def test_arms_of_one_noise_are_not_told_apart():
     found, _, _ = panel(training(loaded(seeds=range(10)), noisy))
 
