@@ -7,22 +7,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.endpoints import curves_of
 from analysis.ragged import Ragged, quantiles
 from analysis.records import ADMINISTRATIVE, FAILURES
 
 PARAMETERS = ("student_params", "trainable_params", "aligner_params")
 
 
-def arms_table(outcomes: pd.DataFrame, metrics: pd.DataFrame) -> list[dict[str, Any]]:
-    """One dict per arm in planned order, None where nothing is known.
+def arms_table(outcomes: pd.DataFrame, gradients: pd.DataFrame) -> list[dict[str, Any]]:
+    """One dict per arm in planned order, None where nothing is known. gradients: the curves of grad_norm.
 
     n, mean, sd, min, max, median: endpoint over completed runs (mean and SD None where a value is unbounded).
     planned, failures, lost, retries: counts of runs. failure_rate: failures / planned.
     first_nonfinite_step: earliest over runs. grad_norm_ratio: median over runs of p99 / p50 of the logged
     gradient norm. wall_s, tokens_per_s: medians; peak_mem_bytes: largest. Parameters: counts.
     """
-    ratios = gradient_ratios(metrics)
+    ratios = gradient_ratios(gradients)
     table = outcomes.assign(grad_norm_ratio=outcomes["trial_id"].map(ratios))
     return [_arm_row(str(arm), rows) for arm, rows in table.groupby("arm", sort=False)]
 
@@ -77,9 +76,8 @@ def _spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
     }
 
 
-def gradient_ratios(metrics: pd.DataFrame) -> dict[str, float]:
+def gradient_ratios(rows: pd.DataFrame) -> dict[str, float]:
     """Trial -> p99 / p50 of its finite gradient norms: near 1 is calm, large is spiky."""
-    rows = curves_of(metrics, "grad_norm", "train")
     runs = Ragged.of(rows[np.isfinite(rows["value"].to_numpy(float)) & (rows["value"] > 0)])
     norms = runs.matrix("value")
     ratios = quantiles(norms, 0.99) / quantiles(norms, 0.5)

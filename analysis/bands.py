@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.comparison import Comparison
-from analysis.endpoints import Endpoint, curves_of, endpoint_of
+from analysis.endpoints import Endpoint, endpoint_of
 from analysis.maxt import max_t
 from analysis.paired_tests import ROUNDING
 from analysis.power import least_pairs
@@ -116,7 +116,7 @@ def difference_curves(
 ) -> tuple[DifferenceCurve, ...]:
     """The primary endpoint's curve of every planned contrast; steps as logged, nothing interpolated."""
     endpoint = endpoint_of(experiment.plan)
-    grid = _Grid.of(experiment.metrics, cells, endpoint)
+    grid = _Grid.of(experiment.curves(endpoint.source, endpoint.split), cells)
     return tuple(
         _difference_curve(grid, endpoint, comparison, len(comparisons)) for comparison in comparisons
     )
@@ -133,8 +133,7 @@ class _Grid:
     """[runs, steps]: NaN where a run logged nothing, and from its first value on that is not finite."""
 
     @classmethod
-    def of(cls, metrics: pd.DataFrame, cells: pd.DataFrame, endpoint: Endpoint) -> _Grid:
-        rows = curves_of(metrics, endpoint.source, endpoint.split)
+    def of(cls, rows: pd.DataFrame, cells: pd.DataFrame) -> _Grid:
         lines = cells[["trial_id", "attempt"]].assign(line=np.arange(len(cells)))
         rows = rows.assign(trial_id=rows["trial_id"].astype(object)).merge(lines, on=["trial_id", "attempt"])
         steps, places = np.unique(rows["step"].to_numpy(np.int64), return_inverse=True)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.endpoints import curves_of
 from analysis.records import FAILURES
 from analysis.signflip import Floats
 
@@ -40,21 +39,18 @@ class ArmCurve:
 
 
 def arm_curves(
-    metrics: pd.DataFrame,
+    rows: pd.DataFrame,
     outcomes: pd.DataFrame,
-    metric: str,
-    split: str,
     alpha: float,
     along: Literal["step", "tokens"] = "step",
 ) -> list[ArmCurve]:
-    """Curves of one logged metric, arms in the order of `outcomes`.
+    """One logged metric's curves by arm (`rows`: see Experiment.curves), arms in the order of `outcomes`.
 
     The mean stands at every step (or count of tokens) that any run logged, over the runs that logged it:
     nothing is interpolated.
     """
-    rows = curves_of(metrics, metric, split).merge(
-        outcomes[["trial_id", "attempt", "arm", "seed", "status"]], on=["trial_id", "attempt"]
-    )
+    known = outcomes[["trial_id", "attempt", "arm", "seed", "status"]]
+    rows = rows.merge(known, on=["trial_id", "attempt"])
     finite = pd.Series(np.isfinite(rows["value"].to_numpy(float)), index=rows.index)
     rows = rows[finite.groupby(rows["trial_id"], observed=True).cummin()]
     return [

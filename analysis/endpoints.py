@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.names import QUANTITIES, REACHED, Quantity, Reading, reading_of
-from analysis.plan import At, Direction, Plan, ResultsError
+from analysis.plan import At, Direction, Plan
 from analysis.ragged import Ragged
 from analysis.signflip import Floats
 
@@ -98,35 +98,13 @@ def _told_by_plan(metric: str, plan: Plan, direction: Direction | None) -> Quant
     return Quantity(metric.replace("_", " "), told.get("unit", "as logged"), better)
 
 
-def curves_of(metrics: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
-    """One metric's rows, sorted by trial and step and unique by both; trial_id is a category."""
-    mask = (metrics["metric"] == metric) & (metrics["split"] == split)
-    columns = ["trial_id", "attempt", "step", "tokens", "wall_s", "value"]
-    rows = metrics.loc[mask].reindex(columns=columns)
-    rows = rows.assign(trial_id=rows["trial_id"].astype("category"))
-    keys = (rows["step"].to_numpy(), rows["attempt"].to_numpy(), rows["trial_id"].cat.codes.to_numpy())
-    rows = rows.iloc[np.lexsort(keys)].reset_index(drop=True)
-    repeated = rows.duplicated(["trial_id", "attempt", "step"])
-    if not repeated.any():
-        return rows
-    rows = rows.drop_duplicates(ignore_index=True)
-    twice = rows[rows.duplicated(["trial_id", "attempt", "step"])]
-    if len(twice):
-        row = twice.iloc[0]
-        raise ResultsError(
-            f"metrics.parquet has two values of {metric} for {row['trial_id']} at step {row['step']}: "
-            "collect the trials again."
-        )
-    return rows
-
-
-def extract(metrics: pd.DataFrame, endpoint: Endpoint) -> pd.DataFrame:
-    """One row per (trial_id, attempt) that has evaluations.
+def extract(rows: pd.DataFrame, endpoint: Endpoint) -> pd.DataFrame:
+    """One row per (trial_id, attempt) that has evaluations, from the curves of the endpoint's source.
 
     Columns: value (NaN or inf as it came; +inf for steps_to_N never reached), points (evaluations),
     last_step, gap (why there is no value; empty where there is one).
     """
-    runs = Ragged.of(curves_of(metrics, endpoint.source, endpoint.split))
+    runs = Ragged.of(rows)
     if not len(runs.starts):
         return pd.DataFrame(columns=["trial_id", "attempt", "value", "points", "last_step", "gap"])
     value, gap = _reduce(runs, endpoint)

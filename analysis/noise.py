@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.endpoints import Endpoint, curves_of, endpoint_of
+from analysis.endpoints import Endpoint, endpoint_of
 from analysis.ragged import Ragged, deviations, while_finite
 from analysis.records import Experiment
 from analysis.signflip import Floats
@@ -53,7 +53,7 @@ class NoiseShare:
 def noise_shares(experiment: Experiment, cells: pd.DataFrame) -> tuple[NoiseShare, ...]:
     """Every arm in the order of `cells`, the primary endpoint's outcomes."""
     endpoint = endpoint_of(experiment.plan)
-    runs = Ragged.of(curves_of(experiment.metrics, endpoint.source, endpoint.split))
+    runs = Ragged.of(experiment.curves(endpoint.source, endpoint.split))
     keys = runs.keys.merge(cells[["trial_id", "attempt", "arm"]], on=["trial_id", "attempt"], how="left")
     bends = _bends(runs)
     errors = _item_errors(experiment, endpoint)

@@ -56,7 +56,7 @@ def outcomes(experiment: Experiment, endpoint: Endpoint) -> pd.DataFrame:
     attempts: attempts started.
     """
     table = _with_last_attempt(experiment)
-    found = extract(experiment.metrics, endpoint)
+    found = extract(experiment.curves(endpoint.source, endpoint.split), endpoint)
     table = table.merge(found, on=["trial_id", "attempt"], how="left", validate="one_to_one")
     completed = (table["status"] == "completed").to_numpy()
     values = table["value"].to_numpy(float)

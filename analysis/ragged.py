@@ -1,4 +1,4 @@
-"""Rows of many runs as matrices, a line per run: what it logged, in order, and NaN behind its end."""
+"""Rows of many runs in order, and as matrices, a line per run: what it logged, and NaN behind its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,34 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.plan import ResultsError
 from analysis.signflip import Floats
+
+COLUMNS = ["trial_id", "attempt", "step", "tokens", "wall_s", "value"]
+
+
+def curves_of(metrics: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
+    """One metric's rows, sorted by trial, attempt and step and unique by them; trial_id is a category."""
+    mask = (metrics["metric"] == metric) & (metrics["split"] == split)
+    rows = metrics.reindex(columns=COLUMNS)[mask]
+    rows = rows.assign(trial_id=rows["trial_id"].astype("category"))
+    rows = rows.iloc[np.lexsort(_keys(rows)[::-1])].reset_index(drop=True)
+    repeated = np.logical_and.reduce([key[1:] == key[:-1] for key in _keys(rows)])
+    if not repeated.any():
+        return rows
+    rows = rows.drop_duplicates(ignore_index=True)
+    twice = rows[rows.duplicated(["trial_id", "attempt", "step"])]
+    if len(twice):
+        row = twice.iloc[0]
+        raise ResultsError(
+            f"metrics.parquet has two values of {metric} for {row['trial_id']} at step {row['step']}: "
+            "collect the trials again."
+        )
+    return rows
+
+
+def _keys(rows: pd.DataFrame) -> list[NDArray[np.int64]]:
+    return [rows["trial_id"].cat.codes.to_numpy(), rows["attempt"].to_numpy(), rows["step"].to_numpy()]
 
 
 @dataclass(frozen=True)
@@ -21,7 +48,7 @@ class Ragged:
 
     @classmethod
     def of(cls, rows: pd.DataFrame) -> Ragged:
-        """`rows` as endpoints.curves_of hands them on."""
+        """`rows` as curves_of hands them on."""
         trial = rows["trial_id"].astype("category").cat.codes.to_numpy()
         attempt = rows["attempt"].to_numpy()
         if not len(rows):

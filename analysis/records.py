@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.plan import Plan, ResultsError, read_plan, unknown
+from analysis.ragged import curves_of
 
 __all__ = ["Experiment", "ResultsError", "ResultsFolder", "load"]
 
@@ -96,6 +97,13 @@ class Experiment:
     """trial_id, item_id, correct; None where no per-item results were kept."""
     provenance: dict[str, Any]
     """provenance.json; empty where there is none."""
+    _curves: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
+
+    def curves(self, metric: str, split: str) -> pd.DataFrame:
+        """One metric's rows as ragged.curves_of finds them, looked for once."""
+        if (metric, split) not in self._curves:
+            self._curves[metric, split] = curves_of(self.metrics, metric, split)
+        return self._curves[metric, split]
 
 
 def load(folder: str | os.PathLike[str]) -> Experiment:

@@ -127,7 +127,7 @@ def analyse(experiment: Experiment) -> Results:
         factorial=tuple(factor_answers(experiment)),
         exploratory=tuple(_exploratory(experiment)),
         cells=cells,
-        arms=arms_table(cells, experiment.metrics),
+        arms=arms_table(cells, experiment.curves("grad_norm", "train")),
         stability=stability_of(experiment, cells, comparisons),
         differences=difference_curves(experiment, cells, comparisons),
     )
@@ -137,7 +137,7 @@ def _exploratory(experiment: Experiment) -> Iterator[Comparison]:
     """Every planned contrast on every known quantity that was logged and is not in the plan."""
     plan, metrics = experiment.plan, experiment.metrics
     named = {endpoint_of(plan, metric).source for names in families_of(plan).values() for metric in names}
-    logged = set(metrics.loc[metrics["split"] == "eval", "metric"])
+    logged = set(metrics.loc[metrics["split"] == "eval", "metric"].unique())
     for metric in sorted(logged & (QUANTITIES.keys() | plan.quantities.keys()) - named):
         endpoint = endpoint_of(plan, metric)
         table = outcomes(experiment, endpoint)

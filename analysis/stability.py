@@ -178,7 +178,8 @@ def stability_of(experiment: Experiment, cells: pd.DataFrame, comparisons: Seque
 
 
 def _runs(experiment: Experiment, cells: pd.DataFrame) -> pd.DataFrame:
-    measures = run_measures(experiment.metrics, _limits(cells))
+    losses = experiment.curves(loss_of(experiment.metrics), "train")
+    measures = run_measures(losses, experiment.curves("grad_norm", "train"), _limits(cells))
     named = ["trial_id", "attempt", "arm", "seed", "status", "first_nonfinite_step"]
     return cells[named].merge(measures, on=["trial_id", "attempt"], how="left").drop(columns="attempt")
 

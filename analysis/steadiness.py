@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from analysis.endpoints import curves_of
 from analysis.ragged import Ragged, deviations, quantiles, while_finite
 from analysis.signflip import Floats
 from analysis.spikes import CALM, spikes_of
@@ -92,16 +91,18 @@ def measures_of(loss: str, quantities: Mapping[str, Mapping[str, str]]) -> tuple
     return tuple(known.values())
 
 
-def run_measures(metrics: pd.DataFrame, limits: pd.DataFrame) -> pd.DataFrame:
+def run_measures(losses: pd.DataFrame, gradients: pd.DataFrame, limits: pd.DataFrame) -> pd.DataFrame:
     """trial_id, attempt, and a column per measure: NaN where a run logged too little for it.
 
+    losses, gradients: curves of the training loss and of grad_norm.
     limits: trial_id, attempt, max_grad_norm (NaN where it is not recorded).
     """
-    losses = Ragged.of(curves_of(metrics, loss_of(metrics), "train"))
-    curves, steps = while_finite(losses.matrix("value")), losses.matrix("step")
-    ours = losses.keys.assign(spikes=spikes_of(curves, steps).per_1000, roughness=roughness(curves, steps))
-    gradients = Ragged.of(curves_of(metrics, "grad_norm", "train"))
-    return ours.merge(_gradient_measures(gradients, limits), on=["trial_id", "attempt"], how="outer")
+    runs = Ragged.of(losses)
+    curves, steps = while_finite(runs.matrix("value")), runs.matrix("step")
+    ours = runs.keys.assign(spikes=spikes_of(curves, steps).per_1000, roughness=roughness(curves, steps))
+    return ours.merge(
+        _gradient_measures(Ragged.of(gradients), limits), on=["trial_id", "attempt"], how="outer"
+    )
 
 
 def roughness(values: Floats, steps: Floats) -> Floats:

@@ -57,6 +57,6 @@ class Scene:
         """One metric's curves, arms in planned order; empty where no run logged a finite value."""
         if (metric, split) not in self._curves:
             experiment, cells = self.results.experiment, self.results.cells
-            found = arm_curves(experiment.metrics, cells, metric, split, experiment.plan.alpha)
+            found = arm_curves(experiment.curves(metric, split), cells, experiment.plan.alpha)
             self._curves[metric, split] = found if any(curve.seeds for curve in found) else []
         return self._curves[metric, split]

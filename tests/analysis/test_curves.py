@@ -12,7 +12,7 @@ from tests.analysis.fakes import loaded
 def curves(**options):
     experiment = loaded(**options)
     cells = outcomes(experiment, endpoint_of(experiment.plan))
-    return {curve.arm: curve for curve in arm_curves(experiment.metrics, cells, "eval_ce", "eval", 0.05)}
+    return {curve.arm: curve for curve in arm_curves(experiment.curves("eval_ce", "eval"), cells, 0.05)}
 
 
 def test_the_band_is_the_pointwise_t_interval_over_runs():
@@ -45,7 +45,9 @@ def test_the_arms_table_counts_what_happened():
     experiment = loaded(
         statuses={("flat", 1): "diverged", ("flat", 2): "not_run"}, retried=[("structured", 3)]
     )
-    flat, structured = arms_table(outcomes(experiment, endpoint_of(experiment.plan)), experiment.metrics)
+    flat, structured = arms_table(
+        outcomes(experiment, endpoint_of(experiment.plan)), experiment.curves("grad_norm", "train")
+    )
 
     assert (flat["arm"], flat["planned"], flat["n"], flat["failures"], flat["lost"]) == ("flat", 8, 6, 1, 1)
     assert flat["failure_rate"] == 1 / 8
@@ -59,7 +61,9 @@ def test_the_arms_table_counts_what_happened():
 def test_the_gradient_ratio_is_p99_over_p50():
     experiment = loaded()
 
-    flat = arms_table(outcomes(experiment, endpoint_of(experiment.plan)), experiment.metrics)[0]
+    flat = arms_table(
+        outcomes(experiment, endpoint_of(experiment.plan)), experiment.curves("grad_norm", "train")
+    )[0]
 
     norms = [2.0, 1.75, 1.5, 1.25, 1.0]
     assert flat["grad_norm_ratio"] == pytest.approx(np.quantile(norms, 0.99) / np.quantile(norms, 0.5))
@@ -82,7 +86,7 @@ def test_curves_may_be_aligned_on_tokens():
     experiment = loaded()
     cells = outcomes(experiment, endpoint_of(experiment.plan))
 
-    flat = arm_curves(experiment.metrics, cells, "eval_ce", "eval", 0.05, along="tokens")[0]
+    flat = arm_curves(experiment.curves("eval_ce", "eval"), cells, 0.05, along="tokens")[0]
 
     assert flat.mean["tokens"].tolist() == [0, 23_000, 46_000, 69_000, 92_000]
     assert flat.mean["step"].tolist() == [0, 100, 200, 300, 400]

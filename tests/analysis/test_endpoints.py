@@ -9,6 +9,7 @@ from scipy.integrate import trapezoid
 
 from analysis import ResultsError
 from analysis.endpoints import endpoint_of, extract
+from analysis.ragged import curves_of
 from tests.analysis.fakes import compared, loaded
 
 PLAN = loaded().plan
@@ -27,7 +28,10 @@ def table(*curves, metric="eval_ce", tokens_a_step=230.0):
 
 
 def values(metrics, name):
-    return extract(metrics, endpoint_of(PLAN, name)).set_index("trial_id")[["value", "gap"]]
+    endpoint = endpoint_of(PLAN, name)
+    return extract(curves_of(metrics, endpoint.source, endpoint.split), endpoint).set_index("trial_id")[
+        ["value", "gap"]
+    ]
 
 
 points = st.lists(
@@ -90,7 +94,7 @@ def test_tokens_to_an_accuracy_has_no_value_where_tokens_were_not_logged():
 
 
 def test_an_experiment_without_evaluations_has_no_endpoints():
-    assert len(extract(table([(0, 1.0)], metric="other"), endpoint_of(PLAN))) == 0
+    assert len(values(table([(0, 1.0)], metric="other"), None)) == 0
 
 
 def test_a_secondary_endpoint_is_compared_in_its_own_reading():
