@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -99,35 +101,38 @@ def latex_tables(results: Results) -> dict[str, str]:
 def _latex_comparisons(results: Results) -> str:
     every = [*results.comparisons, *results.secondary]
     heads = [
-        "Endpoint",
         "Contrast",
         "$n$",
         "Difference",
         level(every[0]),
-        "$p$ (sign-flip)",
-        "$p$ ($t$)",
-        "$p$ (both, Holm)",
+        "$p$, flips",
+        "$p$, $t$",
+        "$p$, Holm",
         "Verdict",
     ]
     rows = []
-    for comparison in every:
-        d = decimals_of(comparison)
-        rows.append(
-            [
-                comparison.endpoint.label,
-                f"{comparison.treatment} − {comparison.baseline}",
-                str(comparison.pairs),
-                number(comparison.difference, d),
-                interval_text(comparison.interval, d),
-                p_or_dash(comparison.p_signflip),
-                p_or_dash(comparison.p_t),
-                p_or_dash(adjusted_p(comparison)),
-                comparison.verdict,
-            ]
-        )
+    for endpoint, asked in groupby(every, key=lambda comparison: comparison.endpoint):
+        rows.append([f"{endpoint.label} ({endpoint.unit})"])
+        for comparison in asked:
+            d = decimals_of(comparison)
+            rows.append(
+                [
+                    f"{comparison.treatment} − {comparison.baseline}",
+                    str(comparison.pairs),
+                    number(comparison.difference, d),
+                    interval_text(comparison.interval, d),
+                    p_or_dash(comparison.p_signflip),
+                    p_or_dash(comparison.p_t),
+                    p_or_dash(adjusted_p(comparison)),
+                    comparison.verdict,
+                ]
+            )
     plan = results.experiment.plan
-    caption = f"Paired differences by seed of {plan.name} (plan {plan.plan_hash})."
-    return latex_table(heads, rows, "llrrrrrrl", caption, "comparisons")
+    caption = (
+        f"Paired differences by seed of {plan.name} (plan {plan.plan_hash}): p by exact sign-flips, by the "
+        "paired t test, and the larger of both after Holm."
+    )
+    return latex_table(heads, rows, "lrrrrrrl", caption, "comparisons")
 
 
 def _latex_arms(results: Results) -> str:
@@ -151,34 +156,75 @@ def _latex_arms(results: Results) -> str:
 
 
 def latex_table(heads: list[str], rows: list[list[str]], columns: str, caption: str, label: str) -> str:
-    """A booktabs table. Heads are LaTeX already; cells and caption are text and are escaped."""
+    """A booktabs table, made smaller where it is wider than the text.
+
+    Heads are LaTeX already; cells and caption are text and are escaped. A row of one cell heads a group.
+    """
     lines = [
-        "% needs \\usepackage{booktabs}",
+        "% needs \\usepackage{booktabs,graphicx}",
         "\\begin{table}",
         "\\centering",
         f"\\caption{{{latex(caption)}}}",
         f"\\label{{tab:{label}}}",
+        "\\smallskip",
+        "\\small",
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         f"\\begin{{tabular}}{{{columns}}}",
         "\\toprule",
         " & ".join(head.replace("%", "\\%") for head in heads) + " \\\\",
-        "\\midrule",
-        *(" & ".join(latex(cell) for cell in row) + " \\\\" for row in rows),
+        *(["\\midrule"] if len(rows[0]) > 1 else []),
+        *(_latex_row(row, len(columns)) for row in rows),
         "\\bottomrule",
-        "\\end{tabular}",
+        "\\end{tabular}}",
         "\\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _latex_row(cells: list[str], columns: int) -> str:
+    if len(cells) == 1:
+        return f"\\midrule\n\\multicolumn{{{columns}}}{{l}}{{{latex(cells[0])}}} \\\\"
+    return " & ".join(map(latex, cells)) + " \\\\"
+
+
+GREEK = "αβγδεζηθικλμνξπρςστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"
+NAMES = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho varsigma sigma tau "
+    "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
+)
+ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0323\u0327",
+                   "`'^~=u.\"rHvdc", strict=True))  # fmt: skip
+"""Combining mark -> the command that puts it on a letter."""
 LATEX: Mapping[str, str] = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#",
     "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "–": "--",
-    "±": r"$\pm$", "²": r"$^2$", "∞": r"$\infty$",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"{\ttfamily\char34}", "`": "{`}",
+    # At the start of a row these two would be an argument of the \\ before it.
+    "[": "{[}", "*": "{*}",
+    # Put between signs that would else become one, such as -- and ''.
+    "\u200b": "{}",
+    "−": "$-$", "–": r"\textendash{}", "—": r"\textemdash{}", "±": r"$\pm$", "×": r"$\times$",
+    "·": r"$\cdot$", "°": r"$^\circ$", "²": "$^2$", "∞": r"$\infty$", "≤": r"$\leq$", "≥": r"$\geq$",
+    "→": r"$\to$", "…": r"\ldots{}", "‘": "{`}", "’": "'", "“": "``", "”": "''", "µ": r"$\mu$",
+    "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}", "Ł": r"\L{}",
+    **{letter: f"$\\{name}$" for letter, name in zip(GREEK, NAMES.split(), strict=True)},
 }  # fmt: skip
 
 
 def latex(text: str) -> str:
-    """Text as LaTeX: none of its signs take effect, and it stays on one line."""
-    text = re.sub(r"(?<![\w-])-(?=\d)", "−", " ".join(text.split()))
-    return "".join(LATEX.get(sign, sign) for sign in text)
+    """Text as LaTeX, in plain ASCII: none of its signs take effect, and it stays on one line.
+
+    A sign that LaTeX's own fonts lack stands as its code point, such as [U+6570].
+    """
+    text = " ".join(unicodedata.normalize("NFC", text).split())
+    text = re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+    return "".join(map(_latex_sign, re.sub(r"([-',])(?=\1)", "\\1\u200b", text)))
+
+
+def _latex_sign(sign: str) -> str:
+    if sign in LATEX or (sign.isascii() and sign.isprintable()):
+        return LATEX.get(sign, sign)
+    apart = unicodedata.normalize("NFD", sign)
+    if len(apart) == 2 and apart[0].isascii() and apart[1] in ACCENTS:
+        return f"\\{ACCENTS[apart[1]]}{{{apart[0]}}}"
+    return f"{{[}}U+{ord(sign):04X}]"

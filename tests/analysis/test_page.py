@@ -10,7 +10,6 @@ from analysis.page import SECTIONS, set_aside
 from analysis.records import ResultsFolder
 from analysis.report import write_report
 from analysis.results import analyse
-from analysis.tables import latex, latex_tables
 from analysis.wording import seeds_text
 from tests.analysis.fakes import FakeExperiment, loaded
 
@@ -125,21 +124,6 @@ def test_folders_that_belong_to_no_planned_trial_are_listed_with_their_reason(tm
         ("flat-seed0-abc.corrupt-1", "unreadable, and run afresh"),
     ]
     assert "&lt;b&gt;stray&lt;b&gt;" in page
-
-
-def test_no_sign_of_a_name_takes_effect_in_latex():
-    assert latex(r"a_b$x$ & 50% #1 {c} \d ~^ <-3>") == (
-        r"a\_b\$x\$ \& 50\% \#1 \{c\} \textbackslash{}d \textasciitilde{}\textasciicircum{} "
-        r"\textless{}$-$3\textgreater{}"
-    )
-
-
-def test_every_line_of_a_latex_table_has_as_many_cells_as_its_head():
-    for text in latex_tables(analyse(loaded())).values():
-        lines = [line for line in text.split("\n") if line.endswith(r"\\")]
-        columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
-
-        assert {line.replace(r"\&", "").count("&") + 1 for line in lines} == {len(columns)}
 
 
 def test_many_seeds_are_told_as_ranges():
