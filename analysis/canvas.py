@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.text import Text
 
 WIDE, NARROW = 6.9, 3.35
 """Inches: two columns of a paper (and a screen), one column (and a phone)."""
@@ -30,6 +31,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     "-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)),
 )  # fmt: skip
+
+NO_LIGATURES = ("-liga",)
+"""With them every PDF embeds a second font, for the sake of one "fi"."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -70,6 +74,7 @@ STYLE: dict[Any, Any] = {
     "savefig.facecolor": PAPER,
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
+    "ps.fonttype": 42,  # asked for by matplotlib 3.11 in a PDF, too, where "−" else has a font of its own
     "svg.hashsalt": "kvtune",
 }
 
@@ -146,6 +151,9 @@ def settled(figure: Figure) -> Figure:
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
+    for text in figure.findobj(Text):
+        if hasattr(text, "set_fontfeatures"):  # from matplotlib 3.11 on
+            text.set_fontfeatures(NO_LIGATURES)
     # "none" would leave a placeholder, for which every file is drawn twice.
     figure.set_layout_engine(None)
     for ax in figure.axes:

@@ -125,22 +125,22 @@ def load(folder: str | os.PathLike[str]) -> Experiment:
     )
 
 
-def _read_table(path: Path, columns: Sequence[str], names: Sequence[str] = ()) -> pd.DataFrame:
-    """The file's table; the columns `names` hold few texts many times and become categories."""
+def _read_table(path: Path, needed: Sequence[str], **only: Any) -> pd.DataFrame:
+    """The file's table, which has the needed columns; `only`: what of it pq.read_table reads, and how."""
     try:
-        table: pd.DataFrame = pq.read_table(path, read_dictionary=list(names), partitioning=None).to_pandas()
+        missing = [column for column in needed if column not in pq.read_schema(path).names]
+        if not missing:
+            table = pq.read_table(path, partitioning=None, **only)
+            # Without blocks, and with every column let go once it is converted, the largest is held once.
+            frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+            return frame
     except FileNotFoundError:
         raise ResultsError(
             f"{path} is missing: `kvtune run` writes it when it collects the trials; run it again."
         ) from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ResultsError(f"{path} cannot be read as parquet ({error}): run again to collect it.") from error
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise ResultsError(
-            f"{path} lacks the columns {', '.join(missing)}: was it written by another version?"
-        )
-    return table
+    raise ResultsError(f"{path} lacks the columns {', '.join(missing)}: was it written by another version?")
 
 
 def _read_runs(path: Path) -> pd.DataFrame:
@@ -160,7 +160,9 @@ def _read_runs(path: Path) -> pd.DataFrame:
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
-    table = _read_table(path, METRIC_COLUMNS, CATEGORIES)
+    table = _read_table(
+        path, METRIC_COLUMNS, columns=[*METRIC_COLUMNS, "tokens"], read_dictionary=list(CATEGORIES)
+    )
     return table.assign(
         step=_whole_numbers(table["step"], path),
         attempt=_whole_numbers(table["attempt"], path),

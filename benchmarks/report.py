@@ -3,8 +3,8 @@
     python -m benchmarks.report [--trials 1000] [--steps 1000]
 
 Makes the tables of TRIALS trials (two arms) with six metrics at STEPS steps, then times, each in a process of
-its own: pandas reading the two parquet files; load, compare and write_report. Prints seconds, peak memory and
-the ratio.
+its own: pandas reading the two parquet files; write_report, which loads, compares and draws. Prints seconds,
+peak memory and the ratio.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ METRICS = {"eval_ce": "eval", "eval_accuracy": "eval", "kv_cka": "eval", "ce": "
 PLAIN = (
     "import pandas as pd; tables = [pd.read_parquet(f'{folder}/{n}.parquet') for n in ('runs', 'metrics')]"
 )
-OURS = (
-    "from analysis import compare, load; from analysis.report import write_report; "
-    "compare(load(folder), treatment='structured'); write_report(folder)"
-)
+OURS = "from analysis.report import write_report; write_report(folder)"
 MEASURED = (
     "import resource, sys, time; folder = sys.argv[1]; began = time.perf_counter(); {work}; "
     "print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
