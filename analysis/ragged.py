@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 from analysis.plan import ResultsError
 from analysis.signflip import Floats
 
-COLUMNS = ["trial_id", "attempt", "step", "tokens", "wall_s", "value"]
+PLACE = ["trial_id", "attempt", "step"]
+COLUMNS = [*PLACE, "tokens", "wall_s", "value"]
 
 
 def curves_of(metrics: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
-    """One metric's rows, sorted by trial, attempt and step and unique by them; trial_id is a category."""
+    """One metric's rows, sorted by trial, attempt and step and unique by them; trial_id is a category.
+
+    A value that stands there twice counts once, as first logged. Two different ones leave the record without
+    a curve, and nothing says which is right: ResultsError.
+    """
     mask = (metrics["metric"] == metric) & (metrics["split"] == split)
     rows = metrics.reindex(columns=COLUMNS)[mask]
     rows = rows.assign(trial_id=rows["trial_id"].astype("category"))
@@ -23,13 +28,18 @@ def curves_of(metrics: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
     repeated = np.logical_and.reduce([key[1:] == key[:-1] for key in _keys(rows)])
     if not repeated.any():
         return rows
-    rows = rows.drop_duplicates(ignore_index=True)
-    twice = rows[rows.duplicated(["trial_id", "attempt", "step"])]
-    if len(twice):
-        row = twice.iloc[0]
+    rows = rows.sort_values([*PLACE, "tokens", "wall_s", "value"]).drop_duplicates(
+        [*PLACE, "value"], ignore_index=True
+    )
+    contradicted = rows[rows.duplicated(PLACE)]
+    if len(contradicted):
+        second = contradicted.iloc[0]
+        first = rows.iloc[contradicted.index[0] - 1]
+        more = f" (and {len(contradicted) - 1} more such values)" if len(contradicted) > 1 else ""
         raise ResultsError(
-            f"metrics.parquet has two values of {metric} for {row['trial_id']} at step {row['step']}: "
-            "collect the trials again."
+            f"metrics.parquet has two values of {metric} ({split}) for {second['trial_id']} at step "
+            f"{second['step']} of attempt {second['attempt']}, {first['value']:g} and {second['value']:g}"
+            f"{more}: collect the trials again, or leave all but one record of that run out."
         )
     return rows
 

@@ -56,12 +56,39 @@ def test_two_different_rows_for_one_attempt_are_refused(folder):
         load(folder)
 
 
-def test_two_values_of_one_step_are_refused(folder):
+def again(folder, **changes):
+    """The folder's metrics with its first three evaluations of eval_ce told a second time."""
     metrics = pd.read_parquet(folder / "metrics.parquet")
-    pd.concat([metrics, metrics.iloc[:1].assign(value=9.0)]).to_parquet(folder / "metrics.parquet")
+    told = metrics[metrics["metric"] == "eval_ce"].iloc[:3].assign(**changes)
+    pd.concat([told, metrics]).to_parquet(folder / "metrics.parquet")
+    return load(folder)
 
-    with pytest.raises(ResultsError, match=r"two values of eval_ce for flat-seed0-.* at step 0"):
-        analysis.compare(load(folder), treatment="structured")
+
+def test_two_values_of_one_step_are_refused_by_trial_metric_and_step(folder):
+    experiment = again(folder, value=9.0)
+
+    with pytest.raises(
+        ResultsError,
+        match=r"two values of eval_ce \(eval\) for flat-seed0-\S+ at step 0 of attempt 1, "
+        r"1\.\d+ and 9 \(and 2 more such values\): collect",
+    ):
+        analysis.compare(experiment, treatment="structured")
+
+
+def test_two_values_of_one_step_in_two_attempts_are_none(folder):
+    assert analysis.compare(again(folder, value=9.0, attempt=0), treatment="structured").verdict == "SUPERIOR"
+
+
+@pytest.mark.parametrize("value", [1.25, float("nan")])
+def test_a_value_that_is_told_twice_counts_once_as_first_logged(folder, value):
+    metrics = pd.read_parquet(folder / "metrics.parquet")
+    metrics.loc[metrics["metric"] == "eval_ce", "value"] = value
+    metrics.to_parquet(folder / "metrics.parquet")
+
+    once = load(folder).curves("eval_ce", "eval")
+    later = again(folder, wall_s=1e6, tokens=10**9).curves("eval_ce", "eval")
+
+    pd.testing.assert_frame_equal(later, once)
 
 
 @pytest.mark.parametrize(
