@@ -125,12 +125,19 @@ def load(folder: str | os.PathLike[str]) -> Experiment:
     )
 
 
-def _read_table(path: Path, needed: Sequence[str], **only: Any) -> pd.DataFrame:
-    """The file's table, which has the needed columns; `only`: what of it pq.read_table reads, and how."""
+def _read_table(
+    path: Path, needed: Sequence[str], columns: Sequence[str] | None = None, names: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The file's table, which has the needed columns; of `columns`, if given, those that are there.
+
+    names: columns that hold few texts many times, and become categories.
+    """
     try:
-        missing = [column for column in needed if column not in pq.read_schema(path).names]
+        there = pq.read_schema(path).names
+        missing = [column for column in needed if column not in there]
         if not missing:
-            table = pq.read_table(path, partitioning=None, **only)
+            wanted = None if columns is None else [column for column in columns if column in there]
+            table = pq.read_table(path, columns=wanted, read_dictionary=list(names), partitioning=None)
             # Without blocks, and with every column let go once it is converted, the largest is held once.
             frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
             return frame
@@ -160,9 +167,7 @@ def _read_runs(path: Path) -> pd.DataFrame:
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
-    table = _read_table(
-        path, METRIC_COLUMNS, columns=[*METRIC_COLUMNS, "tokens"], read_dictionary=list(CATEGORIES)
-    )
+    table = _read_table(path, METRIC_COLUMNS, columns=[*METRIC_COLUMNS, "tokens"], names=CATEGORIES)
     return table.assign(
         step=_whole_numbers(table["step"], path),
         attempt=_whole_numbers(table["attempt"], path),
