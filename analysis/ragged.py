@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.plan import ResultsError
-from analysis.signflip import Floats
 
+Floats = NDArray[np.float64]
 PLACE = ["trial_id", "attempt", "step"]
 COLUMNS = [*PLACE, "tokens", "wall_s", "value"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-Floats = NDArray[np.float64]
+from analysis.ragged import Floats as Floats
 
 ENUMERATED = 16
 """Pairs up to which all signs are tried."""
@@ -24,7 +24,8 @@ DRAW_SEED = 20_240_229
 
 def floor_of(pairs: int) -> float:
     """The smallest two-sided p that the test can give."""
-    return min(1.0, 2.0 / 2.0**pairs) if pairs <= ENUMERATED else max(2.0 / 2.0**pairs, 1.0 / (DRAWS + 1))
+    enumerated = math.ldexp(2.0, -pairs)
+    return min(1.0, enumerated) if pairs <= ENUMERATED else max(enumerated, 1.0 / (DRAWS + 1))
 
 
 def p_value(deltas: Floats, noise: float = 0.0, mean: float = 0.0) -> float:
