@@ -58,7 +58,7 @@ class Objective:
     """check(config), before anything is started"""
     prepare: str = "trainables.preflight:prepare"
     """prepare(config, progress), once in the driver"""
-    weigh: str = "trainables.preflight:checkpoint_bytes"
+    weigh: str = "trainables.weight:checkpoint_bytes"
     """weigh(config): bytes that one checkpoint takes at least"""
     preload: tuple[str, ...] = (
         "torch",

@@ -6,10 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-
-from trainables.aligners import parameter_count
 from trainables.aligners.flat import check_rank
 from trainables.assemble import tokenizers_of
 from trainables.builtin_teacher import RECIPES, ensure_teacher
@@ -58,18 +54,6 @@ def prepare(config: DistillConfig, progress: Callable[[str], None]) -> None:
         ensure_teacher(config, progress)
     if config.teacher_cache is not None:
         fill(config, Path(config.teacher_cache), progress)
-
-
-def checkpoint_bytes(config: DistillConfig) -> int:
-    """Bytes that one checkpoint takes at least: the student's weights and AdamW's two moments, in float32.
-
-    0 for the built-in students, which take about a megabyte.
-    """
-    if config.model_name in BUILTIN_STUDENTS:
-        return 0
-    with torch.device("meta"):
-        student = AutoModelForCausalLM.from_config(read_config(config.model_name, "--model_name"))
-    return 3 * 4 * parameter_count(student)
 
 
 def _check_names(config: DistillConfig) -> None:
