@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.draft import Draft, Drafts, Missing, Scene
-from analysis.figures.strip import Panel, strip_figure
+from analysis.figures.marks import spread_text
+from analysis.figures.strip import Panel, most_of, strip_figure
 
 TITLE = "Cost of each run"
 QUANTITIES = {
@@ -37,6 +38,7 @@ def drafts(scene: Scene) -> Drafts:
         caption=(
             "Each point is one completed run; the bar is the arm's mean; n stands beside it. Times are those "
             "of the machine it ran on, with whatever else ran there. No smoothing."
+            f"{spread_text(most_of(panels))}"
         ),
         alt=f"Every completed run's {', '.join(panel.title for panel in panels)} by arm.",
         table=pd.concat(shown, ignore_index=True),

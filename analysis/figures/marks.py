@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from analysis.endpoints import Endpoint
 from analysis.figures.draft import Styles
+from analysis.ragged import Floats
 
 MOST_POINTS = 300
-"""Points of one line that are drawn: more cannot be told apart at two columns' width."""
+"""Points of one line, or of one arm, that are drawn: more cannot be told apart at two columns' width."""
 
 
 def drawable(value: float | None) -> float:
@@ -49,6 +51,26 @@ def thinned(table: pd.DataFrame, most: int = MOST_POINTS) -> pd.DataFrame:
     if len(table) <= most:
         return table
     return table.iloc[np.unique(np.linspace(0, len(table) - 1, most).round().astype(int))]
+
+
+def spread(values: Floats) -> NDArray[np.intp]:
+    """Which of the finite values are drawn as points: at most so many, evenly spaced by rank with the least
+    and the greatest among them, in the order given."""
+    finite = np.flatnonzero(np.isfinite(values))
+    if len(finite) <= MOST_POINTS:
+        return finite
+    ranked = finite[np.argsort(values[finite], kind="stable")]
+    return np.sort(ranked[np.linspace(0, len(ranked) - 1, MOST_POINTS).round().astype(int)])
+
+
+def spread_text(points: int) -> str:
+    """What a caption says where the largest group has more points than are drawn of it."""
+    if points <= MOST_POINTS:
+        return ""
+    return (
+        f" Of a group of up to {points:,} points {MOST_POINTS} are drawn, evenly by rank, the least and the "
+        "greatest among them; every number stands in the table."
+    )
 
 
 def thinning_text(points: int) -> str:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.canvas import INK, MUTED, NARROW, PAPER, WIDE, brief, wrapped
 from analysis.comparison import Comparison
 from analysis.figures.draft import Draft, Drafts, Missing, Scene, Styles
-from analysis.figures.marks import drawable, thinned, two_lines
+from analysis.figures.marks import drawable, spread, spread_text, thinned, two_lines
 from analysis.pairing import SeedRow
 from analysis.sentences import decimals_of, interval_text, level, number, plural
 from analysis.signflip import Floats
@@ -61,7 +61,7 @@ def _draft(comparison: Comparison, styles: Styles, name: str, title: str) -> Dra
         caption=(
             f"n = {plural(comparison.pairs, 'complete pair')} of {comparison.planned} planned. Each line and "
             "each grey point is one seed. Diamond: mean difference; thick bar: paired t interval "
-            f"({level(comparison)}); {exact}.{margin}{few} No smoothing."
+            f"({level(comparison)}); {exact}.{margin}{few}{spread_text(comparison.pairs)} No smoothing."
         ),
         alt=f"Paired plot of {comparison.endpoint.label} over {plural(comparison.pairs, 'seed')}: {found}.",
         table=pd.DataFrame([seed_record(row) for row in comparison.rows]),
@@ -92,10 +92,8 @@ def plot_pairs(comparison: Comparison, styles: Styles, ax: Axes) -> Axes:
     lines = [[(0.0, ours), (1.0, theirs)] for ours, theirs in slopes if np.isfinite(ours + theirs)]
     ax.add_collection(LineCollection(lines, colors=MUTED, linewidths=0.7, alpha=0.65))
     for x, arm in enumerate((comparison.baseline, comparison.treatment)):
-        look = styles[arm]
-        ax.plot(
-            [x] * len(pairs), sides[:, x], ls="", color=look.colour, marker=look.marker, mec=PAPER, mew=0.5
-        )
+        look, values = styles[arm], sides[spread(sides[:, x]), x]
+        ax.plot([x] * len(values), values, ls="", color=look.colour, marker=look.marker, mec=PAPER, mew=0.5)
     ax.set_xticks([0, 1], [brief(comparison.baseline, 16, 4), brief(comparison.treatment, 16, 4)])
     ax.set_xlim(-0.35, 1.35)
     ax.grid(visible=False, axis="x")
@@ -113,8 +111,10 @@ def plot_differences(comparison: Comparison, ax: Axes, signs: int = 40) -> Axes:
     ax.axvline(0, color=INK, lw=0.9, zorder=1)
     for margin in [] if comparison.margin is None else [-comparison.margin, comparison.margin]:
         ax.axvline(margin, color=MUTED, lw=0.9, ls=(0, (4, 2)), zorder=1)
+    deltas = np.array([drawable(row.delta) for row in pairs])
+    shown = spread(deltas)
     ax.plot(
-        [drawable(row.delta) for row in pairs], places, ls="", marker="o", color=MUTED, mec=PAPER, mew=0.5,
+        deltas[shown], places[shown], ls="", marker="o", color=MUTED, mec=PAPER, mew=0.5,
         ms=4.5 if pitch == 1 else 2.5,
     )  # fmt: skip
     _plot_mean(comparison, ax, -0.6)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.draft import Draft, Drafts, Missing, Scene
-from analysis.figures.strip import Panel, strip_figure
+from analysis.figures.marks import spread_text
+from analysis.figures.strip import Panel, most_of, strip_figure
 from analysis.records import FAILURES
 from analysis.spread import distances
 from analysis.steadiness import MEASURES
@@ -36,6 +37,7 @@ def drafts(scene: Scene) -> Drafts:
             "Each point is one completed run, the bar its arm's median, n beside it; failed runs are those "
             "of all planned. The distance from the arm's median is the primary endpoint's, and shows the "
             "spread over seeds. Lower is steadier throughout. No smoothing."
+            f"{spread_text(most_of(panels))}"
         ),
         alt=f"By arm: {', '.join(panel.title for panel in panels)}.",
         table=pd.concat(

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.canvas import INK, MUTED, NARROW, PAPER, WIDE, brief
 from analysis.endpoints import endpoint_of
 from analysis.figures.draft import Draft, Drafts, Scene, Styles
-from analysis.figures.marks import fan
+from analysis.figures.marks import MOST_POINTS, fan, spread, spread_text
 from analysis.pairing import outcomes
 
 
@@ -54,12 +54,17 @@ def drafts(scene: Scene) -> Drafts:
         title="Endpoints, every seed",
         caption=(
             "Each point is one completed run; the bar is the arm's mean; n stands beside it. No smoothing."
-            f"{edge if never else ''}"
+            f"{spread_text(most_of(panels))}{edge if never else ''}"
         ),
         alt=f"Every run's {', '.join(endpoint.label for endpoint in endpoints)} by arm.",
         table=pd.concat(behind, ignore_index=True),
         draw=lambda narrow: strip_figure(panels, scene.styles, narrow=narrow),
     )
+
+
+def most_of(panels: Sequence[Panel]) -> int:
+    """The most values that an arm has in a panel."""
+    return max(int(panel.table.groupby("arm")["value"].count().max()) for panel in panels)
 
 
 def strip_figure(panels: Sequence[Panel], styles: Styles, *, narrow: bool = False) -> Figure:
@@ -86,11 +91,13 @@ def plot_strip(panel: Panel, styles: Styles, ax: Axes) -> Axes:
         finite = values[np.isfinite(values)]
         style, never = styles[arm], len(values) - len(finite)
         look: dict[str, Any] = {"ls": "", "marker": style.marker, "alpha": 0.85}
-        ax.plot(finite, y + fan(len(finite)), color=style.colour, mec=PAPER, mew=0.5, **look)
+        shown = finite[spread(finite)]
+        ax.plot(shown, y + fan(len(shown)), color=style.colour, mec=PAPER, mew=0.5, **look)
         if len(finite) and not never and panel.centre:
             middle = np.mean(finite) if panel.centre == "mean" else np.median(finite)
             ax.plot([middle] * 2, [y - 0.26, y + 0.26], color=INK, lw=1.6)
-        ax.plot([0.97] * never, y + fan(never), mfc=PAPER, mec=style.colour, transform=edge, **look)
+        hollow = min(never, MOST_POINTS)
+        ax.plot([0.97] * hollow, y + fan(hollow), mfc=PAPER, mec=style.colour, transform=edge, **look)
         count = panel.notes.get(arm, f"n = {len(values)}" + (f", {never} never" if never else ""))
         ax.text(1.0, y - 0.28, count, transform=edge, ha="right", va="bottom", fontsize=7, color=MUTED)
     ax.set_yticks(range(len(arms)), [brief(arm, 14) for arm in arms])

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from analysis.canvas import arm_styles, brief, house_style, inline, settled, svg_of, wrapped
-from analysis.figures import alignment, completeness, cost, curves, difference, forest, heatmap, paired
+from analysis.figures import alignment, completeness, cost, curves, difference, forest, heatmap, paired, strip
 from analysis.figures import stability as stability_figure
 from analysis.figures.draft import Draft, Missing, Scene
 from analysis.figures.marks import MOST_POINTS, thinned
@@ -158,6 +158,14 @@ def test_five_hundred_seeds_are_drawn_as_a_few_marks():
     assert "Slopes drawn: 60 of 500" in pair.caption
     assert sum(len(boxes.get_paths()) for boxes in drawn(grid).axes[0].collections) == 2
     assert len(drawn(only(curves.drafts(scene))).axes[0].lines) < 10
+
+    left, right = drawn(pair).axes
+    assert [len(line.get_xdata()) for line in left.lines] == [MOST_POINTS] * 2
+    points = drawn(only(strip.drafts(scene))).axes[0].lines[0].get_xdata()
+    assert len(points) == MOST_POINTS
+    assert {values[0].min(), values[0].max()} <= set(points), "the extremes are always drawn"
+    assert max(len(line.get_xdata()) for line in right.lines) == MOST_POINTS
+    assert "500 points 300 are drawn" in pair.caption
 
 
 def test_thinning_keeps_the_ends_and_says_so():

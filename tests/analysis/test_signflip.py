@@ -83,3 +83,8 @@ def test_infinite_differences_rank_highest_and_ties_share_their_rank():
     ranks = signflip.signed_ranks(np.array([0.1 + 0.2, -0.3, np.inf, -np.inf, 0.0, 5.0]))
 
     assert ranks.tolist() == [2.5, -2.5, 5.5, -5.5, 0.0, 4.0]
+
+
+@pytest.mark.parametrize("pairs", [20, 1_000, 5_000])
+def test_the_floor_of_many_pairs_is_that_of_the_signs_that_are_drawn(pairs):
+    assert signflip.floor_of(pairs) == 1 / (signflip.DRAWS + 1)
