@@ -22,7 +22,8 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.launch import SERIAL, run
+from orchestrator.checks import SERIAL
+from orchestrator.launch import run
 from orchestrator.spec import Resources, spec_from
 from orchestrator.trial_files import read_rows
 from orchestrator.tuning import connected

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +17,17 @@ from rich.console import Console
 from analysis.records import ResultsFolder
 from orchestrator import attempts, changes, closing, provenance, trackers
 from orchestrator.attempts import RESULTS
-from orchestrator.child import DISTILL, Job, Objective, resolve
+from orchestrator.checks import (
+    SERIAL,
+    as_cell,
+    check_address,
+    missing_cells,
+    preflight,
+    prepare,
+    refuse_full_disk,
+    results_folder,
+)
+from orchestrator.child import DISTILL, Job, Objective
 from orchestrator.collect import Trial, collect, read_trial, read_trials
 from orchestrator.progress import Progress, Tell
 from orchestrator.shared import check_shared
@@ -28,14 +35,11 @@ from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.teacher_tasks import NO_TEACHERS, Teachers, provide
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
-from orchestrator.tuning import LOCAL, Runner, connected, end_trials, knock, lacking
-from trainables.config import DistillConfig, InputError, unknown
+from orchestrator.tuning import LOCAL, Runner, connected, end_trials
+from trainables.config import InputError
 from trainables.trial_folder import write_text
 
-SERIAL = "serial"
 INTERRUPTED = 130
-TEACHER_FIELDS = ("teacher", "model_name", "dataset", "train_file", "eval_file", "subset_size", "eval_size")
-"""What a built-in teacher's training follows from, at most."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def run(
     known = changes.known_plan(folder, plan)
     missing = missing_cells(plan, folder)
     preflight(missing, objective)
-    _refuse_full_disk(missing, folder, objective)
+    refuse_full_disk(missing, folder, objective)
     changes.tell(known, plan, folder, console)
     changes.agree(changes.edits(known, plan, folder), plan, yes=yes, console=console)
     if missing and len(missing) < len(plan.cells):
@@ -120,39 +124,6 @@ def run(
     return Summary(folder=folder.path, trials=trials, started=len(jobs), interrupted=bool(ended), lack=lack)
 
 
-def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
-    """STORAGE/NAME, absolute."""
-    if "://" in str(storage):
-        raise InputError(f"--storage takes a folder, on a cluster one that all nodes share, got {storage}.")
-    try:
-        path = Path(storage).expanduser().resolve() / spec.name
-        if not path.exists() and not existing(path.parent).is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{existing(path.parent)} is a file")
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"--storage {short(str(storage))} is no place for a folder ({reason}): choose another."
-        ) from None
-    return ResultsFolder(path)
-
-
-def check_address(address: str, resources: Resources) -> None:
-    """Refuse an address where nobody answers, and here a trial that needs more than there is."""
-    if address not in (SERIAL, LOCAL, "auto") and ":" not in address:
-        raise unknown("--address", address, (SERIAL, LOCAL, "auto", "HOST:PORT"))
-    knock(address)
-    memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    here = {"CPU": float(os.cpu_count() or 1), "GPU": float("inf"), "memory": memory}
-    if address in (SERIAL, LOCAL) and (lack := lacking(resources, [here])):
-        raise InputError(lack)
-
-
-def missing_cells(plan: Plan, folder: ResultsFolder) -> list[Cell]:
-    """The planned cells without a usable result."""
-    known = {cell.trial_id: read_trial(folder.trials / cell.trial_id, _as_cell(cell)) for cell in plan.cells}
-    return [cell for cell in plan.cells if known[cell.trial_id].status not in RESULTS]
-
-
 def _tell_what_runs(missing: Sequence[Cell], plan: Plan, address: str, console: Console) -> None:
     total, name = len(plan.cells), plan.spec.name
     if not missing:
@@ -163,64 +134,6 @@ def _tell_what_runs(missing: Sequence[Cell], plan: Plan, address: str, console: 
         )
         line = f"{name}: {len(missing)} of {total} trials to run, {where}"
     changes.say(console, line)
-
-
-def _as_cell(cell: Cell) -> dict[str, Any]:
-    return {"trial_id": cell.trial_id, "config_hash": cell.config.hash()}
-
-
-def _distinct(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """One cell for every configuration, whatever its seed."""
-    distinct: dict[str, Cell] = {}
-    for cell in cells:
-        distinct.setdefault(_kind_of(cell), cell)
-    return distinct
-
-
-def _kind_of(cell: Cell) -> str:
-    return replace(cell.config, seed=0).hash()
-
-
-def preflight(cells: Sequence[Cell], objective: Objective) -> None:
-    check = resolve(objective.check) if cells else None
-    for cell in _distinct(cells).values():
-        assert check is not None
-        try:
-            check(cell.config)
-        except InputError as error:
-            raise InputError(f"arm {cell.arm!r}: {error}") from None
-
-
-def _refuse_full_disk(cells: Sequence[Cell], folder: ResultsFolder, objective: Objective) -> None:
-    """Refuse a storage that the checkpoints to come would fill, for certain."""
-    weights = {key: resolve(objective.weigh)(cell.config) for key, cell in _distinct(cells).items()}
-    needed = sum(weights[_kind_of(cell)] * _kept_for_certain(cell.config) for cell in cells)
-    free = shutil.disk_usage(existing(folder.path)).free
-    if needed > free:
-        raise InputError(
-            f"--storage: the checkpoints to come take {needed:,} bytes at least and {free:,} are free at "
-            f"{folder.path}: choose another --storage, free some, or lower base.save_total_limit."
-        )
-
-
-def _kept_for_certain(config: DistillConfig) -> int:
-    """Checkpoints that a trial leaves; where only its rows tell how many it makes, one."""
-    made = -(-config.max_steps // config.save_steps) if config.max_steps else 1
-    return min(made, config.save_total_limit)
-
-
-def existing(path: Path) -> Path:
-    """The path, or the folder above it that is there already."""
-    return next(place for place in (path, *path.parents) if place.exists())
-
-
-def prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> None:
-    """Have the built-in teacher there, once, before any trial needs it."""
-    needs = {tuple(getattr(cell.config, name) for name in TEACHER_FIELDS): cell.config for cell in cells}
-    prepare = resolve(objective.prepare) if needs else None
-    for config in needs.values():
-        assert prepare is not None
-        prepare(config, lambda line: changes.say(console, line))
 
 
 def _write_plan(plan: Plan, folder: ResultsFolder, history: list[dict[str, Any]]) -> None:
@@ -264,7 +177,7 @@ def _jobs(
     jobs = []
     for cell in cells:
         place = folder.trials / cell.trial_id
-        if read_trial(place, _as_cell(cell)).problem is not None:
+        if read_trial(place, as_cell(cell)).problem is not None:
             _set_aside(place)
         cache = teachers.caches.get(cell.trial_id)
         config = replace(cell.config, output_dir=str(place), threads=resources.cpus, teacher_cache=cache)

@@ -21,8 +21,7 @@ from analysis.records import ResultsFolder
 from analysis.signflip import floor_of
 from orchestrator import capacity, changes, child
 from orchestrator.capacity import MOST, Growth, Place
-from orchestrator.child import Job, Objective
-from orchestrator.launch import (
+from orchestrator.checks import (
     SERIAL,
     check_address,
     existing,
@@ -31,6 +30,7 @@ from orchestrator.launch import (
     prepare,
     results_folder,
 )
+from orchestrator.child import Job, Objective
 from orchestrator.lessons import Lessons, lessons_of, try_lessons
 from orchestrator.probe import Cost, probe, probe_job
 from orchestrator.spec import ExperimentSpec

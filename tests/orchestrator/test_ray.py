@@ -133,7 +133,8 @@ def test_the_real_distillation_has_the_same_bits_in_any_order_under_ray_and_with
 
 
 def test_a_full_grid_is_searched_arm_first_and_holes_are_listed(place: Path) -> None:
-    from orchestrator.launch import _jobs, results_folder
+    from orchestrator.checks import results_folder
+    from orchestrator.launch import _jobs
     from orchestrator.trials import make_plan
 
     plan = make_plan(spec_from(experiment(), "test"))

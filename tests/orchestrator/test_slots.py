@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.checks import results_folder
 from orchestrator.child import Job, environment_of
-from orchestrator.launch import Summary, _jobs, results_folder, run
+from orchestrator.launch import Summary, _jobs, run
 from orchestrator.spec import spec_from
 from orchestrator.trials import make_plan
 from orchestrator.tuning import _per_trial

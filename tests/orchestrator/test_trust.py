@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cli, launch
-from orchestrator.launch import results_folder, run
+from orchestrator.checks import results_folder
+from orchestrator.launch import run
 from orchestrator.spec import spec_from
 from orchestrator.trials import make_plan
 from tests.fakes import FAKE, experiment, write_experiment

@@ -1,0 +1,119 @@
+"""What is refused before anything is started, and what must be there first."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any
+
+from rich.console import Console
+
+from analysis.records import ResultsFolder
+from orchestrator import changes
+from orchestrator.attempts import RESULTS
+from orchestrator.child import Objective, resolve
+from orchestrator.collect import read_trial
+from orchestrator.spec import ExperimentSpec, Resources
+from orchestrator.trials import Cell, Plan
+from orchestrator.tuning import LOCAL, knock, lacking
+from trainables.config import DistillConfig, InputError, unknown
+
+SERIAL = "serial"
+TEACHER_FIELDS = ("teacher", "model_name", "dataset", "train_file", "eval_file", "subset_size", "eval_size")
+"""What a built-in teacher's training follows from, at most."""
+
+
+def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
+    """STORAGE/NAME, absolute."""
+    if "://" in str(storage):
+        raise InputError(f"--storage takes a folder, on a cluster one that all nodes share, got {storage}.")
+    try:
+        path = Path(storage).expanduser().resolve() / spec.name
+        if not path.exists() and not existing(path.parent).is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{existing(path.parent)} is a file")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"--storage {short(str(storage))} is no place for a folder ({reason}): choose another."
+        ) from None
+    return ResultsFolder(path)
+
+
+def check_address(address: str, resources: Resources) -> None:
+    """Refuse an address where nobody answers, and here a trial that needs more than there is."""
+    if address not in (SERIAL, LOCAL, "auto") and ":" not in address:
+        raise unknown("--address", address, (SERIAL, LOCAL, "auto", "HOST:PORT"))
+    knock(address)
+    memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    here = {"CPU": float(os.cpu_count() or 1), "GPU": float("inf"), "memory": memory}
+    if address in (SERIAL, LOCAL) and (lack := lacking(resources, [here])):
+        raise InputError(lack)
+
+
+def missing_cells(plan: Plan, folder: ResultsFolder) -> list[Cell]:
+    """The planned cells without a usable result."""
+    known = {cell.trial_id: read_trial(folder.trials / cell.trial_id, as_cell(cell)) for cell in plan.cells}
+    return [cell for cell in plan.cells if known[cell.trial_id].status not in RESULTS]
+
+
+def as_cell(cell: Cell) -> dict[str, Any]:
+    return {"trial_id": cell.trial_id, "config_hash": cell.config.hash()}
+
+
+def _distinct(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """One cell for every configuration, whatever its seed."""
+    distinct: dict[str, Cell] = {}
+    for cell in cells:
+        distinct.setdefault(_kind_of(cell), cell)
+    return distinct
+
+
+def _kind_of(cell: Cell) -> str:
+    return replace(cell.config, seed=0).hash()
+
+
+def preflight(cells: Sequence[Cell], objective: Objective) -> None:
+    check = resolve(objective.check) if cells else None
+    for cell in _distinct(cells).values():
+        assert check is not None
+        try:
+            check(cell.config)
+        except InputError as error:
+            raise InputError(f"arm {cell.arm!r}: {error}") from None
+
+
+def refuse_full_disk(cells: Sequence[Cell], folder: ResultsFolder, objective: Objective) -> None:
+    """Refuse a storage that the checkpoints to come would fill, for certain."""
+    weights = {key: resolve(objective.weigh)(cell.config) for key, cell in _distinct(cells).items()}
+    needed = sum(weights[_kind_of(cell)] * _kept_for_certain(cell.config) for cell in cells)
+    free = shutil.disk_usage(existing(folder.path)).free
+    if needed > free:
+        raise InputError(
+            f"--storage: the checkpoints to come take {needed:,} bytes at least and {free:,} are free at "
+            f"{folder.path}: choose another --storage, free some, or lower base.save_total_limit."
+        )
+
+
+def _kept_for_certain(config: DistillConfig) -> int:
+    """Checkpoints that a trial leaves; where only its rows tell how many it makes, one."""
+    made = -(-config.max_steps // config.save_steps) if config.max_steps else 1
+    return min(made, config.save_total_limit)
+
+
+def existing(path: Path) -> Path:
+    """The path, or the folder above it that is there already."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> None:
+    """Have the built-in teacher there, once, before any trial needs it."""
+    needs = {tuple(getattr(cell.config, name) for name in TEACHER_FIELDS): cell.config for cell in cells}
+    prepare = resolve(objective.prepare) if needs else None
+    for config in needs.values():
+        assert prepare is not None
+        prepare(config, lambda line: changes.say(console, line))
