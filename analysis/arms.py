@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.ragged import Ragged, quantiles
 from analysis.records import ADMINISTRATIVE, FAILURES
+from analysis.spread import sd_of
 
 PARAMETERS = ("student_params", "trainable_params", "aligner_params")
 
@@ -65,11 +66,10 @@ def _arm_row(arm: str, rows: pd.DataFrame) -> dict[str, Any]:
 def _spread(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any]:
     bounded = len(values) > 0 and bool(np.isfinite(values).all())
     unit = float(np.abs(values).max()) or 1.0 if bounded else 1.0
-    scaled = values / unit
     return {
         "n": len(values),
-        "mean": _known(float(scaled.mean()) * unit) if bounded else None,
-        "sd": _known(float(scaled.std(ddof=1)) * unit) if bounded and len(values) > 1 else None,
+        "mean": _known(float((values / unit).mean()) * unit) if bounded else None,
+        "sd": sd_of(values) if bounded else None,
         "median": _known(float(np.median(values))) if len(values) else None,
         "min": _known(float(values.min())) if len(values) else None,
         "max": _known(float(values.max())) if len(values) else None,

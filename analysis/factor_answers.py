@@ -14,9 +14,10 @@ from analysis.comparison import CLAIMS, Cap, Verdict
 from analysis.endpoints import Endpoint, endpoint_of
 from analysis.factorial import Design, Effect, block_statuses, block_values, effects_of, scores_of
 from analysis.looks import Look, extension_of, level_of
-from analysis.multiplicity import Holm, holm
+from analysis.multiplicity import Holm, family_of
 from analysis.paired_tests import ROUNDING, Interval, Statistics, described, tested
 from analysis.pairing import outcomes, pair_up
+from analysis.plain import numbers_dict
 from analysis.plan import Plan
 from analysis.records import ADMINISTRATIVE, FAILURES, Experiment
 from analysis.sentences import decimals_for, interval_text, number, p_text, plural
@@ -89,8 +90,6 @@ class FactorAnswer:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON, with a reason for every null."""
-        numbers = asdict(self.statistics)
-        lists = {name: list(value) if isinstance(value, tuple) else value for name, value in numbers.items()}
         shared = None if self.holm is None else asdict(self.holm)
         plain = {
             "effect": self.effect.name,
@@ -107,7 +106,7 @@ class FactorAnswer:
             "pairs": self.pairs,
             "failed": self.failed,
             "lost": self.lost,
-            **{name: value for name, value in lists.items() if name not in ("scale", "lean")},
+            **numbers_dict(self.statistics),
             "holm": shared,
             "findings": list(self.findings),
             "scores": [{"seed": seed, "score": score} for seed, score in self.scores],
@@ -217,23 +216,14 @@ def _statistics(scores: Floats, blocks: _Blocks, alpha: float, family: int) -> S
     return tested(scores, noise, alpha, family)
 
 
-def _shared(found: Sequence[FactorAnswer]) -> list[Holm | None]:
-    least = min(signflip.floor_of(answer.pairs) for answer in found)
-    columns = [
-        holm([answer.statistics.p_signflip for answer in found]),
-        holm([answer.statistics.p_t for answer in found]),
-    ]
-    return [
-        Holm(
-            family="factorial",
-            size=len(found),
-            floor=min(1.0, len(found) * least),
-            p_signflip=p_signflip,
-            p_t=p_t,
-            p_worst_rank=None,
-        )
-        for p_signflip, p_t in zip(*columns, strict=True)
-    ]
+def _shared(found: Sequence[FactorAnswer]) -> Sequence[Holm | None]:
+    return family_of(
+        "factorial",
+        min(signflip.floor_of(answer.pairs) for answer in found),
+        [answer.statistics.p_signflip for answer in found],
+        [answer.statistics.p_t for answer in found],
+        [None] * len(found),
+    )
 
 
 def _judged(answer: FactorAnswer, plan: Plan) -> FactorAnswer:

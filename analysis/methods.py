@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis.comparison import Comparison
 from analysis.plan import Plan
 from analysis.results import Results
-from analysis.sentences import plural
-
-EXACT_PAIRS = 16
-"""Pairs up to which all sign patterns are counted."""
+from analysis.sentences import capitalised, plural
+from analysis.signflip import DRAWS, ENUMERATED
 
 
 def methods(results: Results) -> str:
@@ -71,9 +68,11 @@ def _tests(results: Results) -> Iterator[str]:
     if not tested:
         yield "No contrast could be tested."
         return
-    drawn = any(comparison.pairs > EXACT_PAIRS for comparison in tested)
+    drawn = any(comparison.pairs > ENUMERATED for comparison in tested)
     exact = (
-        "with 200,000 seeded draws where there were more than 16 pairs" if drawn else "over all sign patterns"
+        f"with {DRAWS:,} seeded draws where there were more than {ENUMERATED} pairs"
+        if drawn
+        else "over all sign patterns"
     )
     yield (
         "Paired differences (treatment - baseline, one per seed) were tested by the sign-flip permutation "
@@ -120,7 +119,7 @@ def _looks(results: Results) -> Iterator[str]:
     else:
         yield f"This is an interim state, {headline.look.ended} of {headline.look.planned} seeds."
     if headline.banner:
-        yield f"{headline.banner[0].upper()}{headline.banner[1:]}."
+        yield f"{capitalised(headline.banner)}."
 
 
 def _outcomes(results: Results) -> Iterator[str]:
@@ -130,12 +129,8 @@ def _outcomes(results: Results) -> Iterator[str]:
     retries = sum(arm["retries"] for arm in results.arms)
     text = f"Of {plural(len(cells), 'planned run')}, {failed} failed and {lost} were lost for other reasons"
     yield f"{text}; {plural(retries, 'retry') if retries == 1 else f'{retries} retries'}."
-    if failed and any(_ranked(comparison) for comparison in results.comparisons):
+    if failed and any(comparison.worst_rank for comparison in results.comparisons):
         yield (
             "Failed runs were counted as outcomes: seeds with a failure left the paired analysis, failures "
             "were compared by McNemar's exact test, and a claim had to hold with failures ranked worst."
         )
-
-
-def _ranked(comparison: Comparison) -> bool:
-    return comparison.worst_rank is not None

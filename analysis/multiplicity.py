@@ -33,5 +33,22 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
+def family_of(
+    name: str,
+    floor: float,
+    p_signflip: Sequence[float | None],
+    p_t: Sequence[float | None],
+    p_worst_rank: Sequence[float | None],
+) -> list[Holm]:
+    """Every member's p adjusted over the family, member by member; floor: of one of them by itself."""
+    size = len(p_signflip)
+    return [
+        Holm(
+            family=name, size=size, floor=min(1.0, size * floor), p_signflip=flips, p_t=t, p_worst_rank=worst
+        )
+        for flips, t, worst in zip(holm(p_signflip), holm(p_t), holm(p_worst_rank), strict=True)
+    ]
+
+
 def _or_one(p: float | None) -> float:
     return 1.0 if p is None else p

@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from analysis import sentences, wording
 from analysis.comparison import Comparison
-from analysis.factor_answers import FactorAnswer
 from analysis.gallery import Gallery
 from analysis.methods import methods
 from analysis.records import FAILURES, ResultsFolder
@@ -58,13 +57,13 @@ def _environment() -> Environment:
         "number": sentences.number,
         "interval": sentences.interval_text,
         "short": wording.short,
-        "minus": wording.minus,
+        "minus": sentences.minus,
         "whole": wording.whole,
         "size": wording.size,
         "duration": wording.duration,
         "plain": wording.plain,
         "cell": wording.cell,
-        "capitalize_first": wording.capitalised,
+        "capitalize_first": sentences.capitalised,
         "drawing": Markup,
     }
     return environment
@@ -92,8 +91,8 @@ def _context(results: Results, gallery: Gallery) -> dict[str, Any]:
         "glossary": wording.GLOSSARY,
         "larger_p": wording.larger_p,
         "adjusted_p": wording.adjusted_p,
-        "decimals_of": _decimals,
-        "arm_decimals": _arm_decimals(results),
+        "decimals_of": sentences.decimals_of,
+        "arm_decimals": sentences.decimals_of_arms(results.arms),
         "level": sentences.level,
         "plural": sentences.plural,
         "percent": wording.percent,
@@ -106,7 +105,7 @@ def _banners(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """What must stand above the verdict: seeds added after a look, and looks that were not declared."""
     for comparison in comparisons:
         if comparison.banner is not None:
-            yield f"{wording.capitalised(comparison.banner)}."
+            yield f"{sentences.capitalised(comparison.banner)}."
         look = comparison.look
         if not look.allowed:
             declared = f"declared at {', '.join(map(str, look.declared))}" if look.declared else "at the end"
@@ -126,17 +125,6 @@ def set_aside(folder: ResultsFolder, planned: set[str]) -> list[tuple[str, str]]
     return [
         (name, "unreadable, and run afresh" if ".corrupt" in name else "not in the plan") for name in names
     ]
-
-
-def _decimals(answer: Comparison | FactorAnswer) -> int:
-    if answer.interval is not None:
-        return sentences.decimals_for((answer.interval[1] - answer.interval[0]) / 2)
-    return sentences.decimals_for(answer.statistics.sd)
-
-
-def _arm_decimals(results: Results) -> int:
-    spreads = [arm["sd"] for arm in results.arms if arm["sd"]]
-    return sentences.decimals_for(min(spreads) / 10 if spreads else None)
 
 
 def _provenance(content: Mapping[str, Any]) -> dict[str, dict[str, str]]:

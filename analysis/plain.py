@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from analysis.paired_tests import Statistics
 from analysis.pairing import SeedRow
 from analysis.signflip import ENUMERATED
 
@@ -40,7 +41,7 @@ def comparison_dict(comparison: Comparison) -> dict[str, Any]:
         "failures": comparison.failures,
         "lost": comparison.lost,
         "statuses": comparison.statuses,
-        **_numbers(comparison),
+        **numbers_dict(comparison.statistics),
         "floor": comparison.floor,
         "scale": comparison.statistics.scale,
         "effects": _plain(asdict(comparison.effects)),
@@ -60,8 +61,7 @@ def comparison_dict(comparison: Comparison) -> dict[str, Any]:
     return {**plain, "why_null": {path: _reason(comparison, path) for path in _nulls(plain)}}
 
 
-def _numbers(comparison: Comparison) -> dict[str, Any]:
-    numbers = comparison.statistics
+def numbers_dict(numbers: Statistics) -> dict[str, Any]:
     plain: dict[str, Any] = _plain(asdict(numbers))
     return {name: value for name, value in plain.items() if name not in ("scale", "lean")}
 

@@ -17,6 +17,7 @@ from analysis.looks import same_arms
 from analysis.names import QUANTITIES
 from analysis.pairing import outcomes
 from analysis.records import Experiment
+from analysis.sentences import capitalised
 from analysis.signflip import floor_of
 from analysis.significance import answers, families_of, judge_family, question_of
 from analysis.stability import Stability, stability_of
@@ -154,9 +155,7 @@ def _family(name: str, asked: Sequence[Comparison | FactorAnswer]) -> Family:
 def _deviations(results: Results) -> Iterator[str]:
     plan = results.experiment.plan
     yield from dict.fromkeys(
-        f"{comparison.banner[0].upper()}{comparison.banner[1:]}."
-        for comparison in results.comparisons
-        if comparison.banner
+        f"{capitalised(comparison.banner)}." for comparison in results.comparisons if comparison.banner
     )
     for entry in plan.history:
         same = "the same arms" if entry in same_arms(plan, list(plan.arms)) else "other arms"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from analysis.power import least_pairs, pairs_needed
+from analysis.signflip import DRAWS, ENUMERATED
 
 if TYPE_CHECKING:
     from analysis.comparison import Comparison
+    from analysis.factor_answers import FactorAnswer
 
 
 def p_text(p: float | None) -> str:
@@ -42,11 +46,17 @@ def number(value: float | None, decimals: int) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def decimals_of(comparison: Comparison) -> int:
-    """Decimals in which a comparison's differences are printed."""
-    if comparison.interval is not None:
-        return decimals_for((comparison.interval[1] - comparison.interval[0]) / 2)
-    return decimals_for(comparison.statistics.sd)
+def decimals_of(answer: Comparison | FactorAnswer) -> int:
+    """Decimals in which its differences are printed."""
+    if answer.interval is not None:
+        return decimals_for((answer.interval[1] - answer.interval[0]) / 2)
+    return decimals_for(answer.statistics.sd)
+
+
+def decimals_of_arms(arms: Sequence[Mapping[str, Any]]) -> int:
+    """Decimals in which the arms' means and SDs are printed."""
+    spreads = [arm["sd"] for arm in arms if arm["sd"]]
+    return decimals_for(min(spreads) / 10 if spreads else None)
 
 
 def interval_text(interval: tuple[float, float] | None, decimals: int) -> str:
@@ -65,9 +75,19 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def capitalised(text: str) -> str:
+    """The first letter large, all others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def minus(text: str) -> str:
+    """Hyphens before digits as minus signs."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+
+
 def sentence(comparison: Comparison) -> str:
     """The verdict with everything it rests on, in two or three sentences."""
-    banner = "" if comparison.banner is None else f"{comparison.banner[0].upper()}{comparison.banner[1:]}. "
+    banner = "" if comparison.banner is None else f"{capitalised(comparison.banner)}. "
     return f"{banner}{_verdict(comparison)} {_failed(comparison)}"
 
 
@@ -225,7 +245,7 @@ def _adjusted(comparison: Comparison) -> str:
 
 
 def _test_name(comparison: Comparison) -> str:
-    return "exact sign-flip" if comparison.pairs <= 16 else "sign-flip (200,000 draws)"
+    return "exact sign-flip" if comparison.pairs <= ENUMERATED else f"sign-flip ({DRAWS:,} draws)"
 
 
 def _margin(comparison: Comparison) -> str:

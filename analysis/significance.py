@@ -13,7 +13,7 @@ from analysis.comparison import Comparison, Role, Verdict, rounding_of
 from analysis.endpoints import Endpoint, endpoint_of
 from analysis.looks import Look, extension_of, level_of, look_at
 from analysis.missingness import WorstRank, worst_rank
-from analysis.multiplicity import Holm, holm
+from analysis.multiplicity import Holm, family_of
 from analysis.paired_tests import Statistics, described, estimated, tested, varies
 from analysis.pairing import SeedRow, outcomes, pair_up
 from analysis.plan import Contrast, Plan, ResultsError, unknown
@@ -152,28 +152,18 @@ def _shared(
     numbers: Sequence[Statistics],
     ranked: Sequence[WorstRank | None],
     role: Role,
-) -> list[Holm | None]:
+) -> Sequence[Holm | None]:
     """Every member's p, adjusted over the family; with failures ranked worst the others keep their p."""
-    size = len(questions)
-    least = min(signflip.floor_of(len(question.deltas)) for question in questions)
-    worst = [
-        number.p_signflip if rank is None else rank.p for number, rank in zip(numbers, ranked, strict=True)
-    ]
-    columns = [
-        holm([number.p_signflip for number in numbers]),
-        holm([number.p_t for number in numbers]),
-        holm(worst),
-    ]
+    adjusted = family_of(
+        role,
+        min(signflip.floor_of(len(question.deltas)) for question in questions),
+        [number.p_signflip for number in numbers],
+        [number.p_t for number in numbers],
+        [number.p_signflip if rank is None else rank.p for number, rank in zip(numbers, ranked, strict=True)],
+    )
     return [
-        Holm(
-            family=role,
-            size=size,
-            floor=min(1.0, size * least),
-            p_signflip=p_signflip,
-            p_t=p_t,
-            p_worst_rank=None if rank is None else p_worst,
-        )
-        for rank, p_signflip, p_t, p_worst in zip(ranked, *columns, strict=True)
+        member if rank else replace(member, p_worst_rank=None)
+        for member, rank in zip(adjusted, ranked, strict=True)
     ]
 
 

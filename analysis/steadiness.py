@@ -129,14 +129,7 @@ def _gradient_measures(runs: Ragged, limits: pd.DataFrame) -> pd.DataFrame:
         ratio = quantiles(warm, 0.99) / quantiles(warm, 0.5)
         clipped = np.nansum(norms > limit[:, None], axis=1) / np.count_nonzero(np.isfinite(norms), axis=1)
     return keys.assign(
-        gradient_sd=np.where(counts >= FEWEST, _deviation(np.log(warm), counts), np.nan),
+        gradient_sd=np.where(counts >= FEWEST, pd.DataFrame(np.log(warm)).std(axis=1), np.nan),
         gradient_ratio=np.where(counts >= FEWEST, ratio, np.nan),
         clip_rate=np.where(np.isnan(limit), np.nan, clipped),
     )
-
-
-def _deviation(matrix: Floats, counts: Floats) -> Floats:
-    """SD of each line's numbers."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        centred = matrix - (np.nansum(matrix, axis=1) / counts)[:, None]
-        return np.asarray(np.sqrt(np.nansum(centred**2, axis=1) / (counts - 1)), dtype=np.float64)

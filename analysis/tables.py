@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.comparison import Comparison
 from analysis.pairing import SeedRow
 from analysis.results import Results
-from analysis.sentences import decimals_for, decimals_of, interval_text, level, number
+from analysis.sentences import decimals_of, decimals_of_arms, interval_text, level, minus, number
 from analysis.wording import adjusted_p, p_or_dash
 
 
@@ -137,8 +137,7 @@ def _latex_comparisons(results: Results) -> str:
 
 def _latex_arms(results: Results) -> str:
     heads = ["Arm", "$n$", "Mean", "SD", "Failed", "Lost"]
-    spreads = [arm["sd"] for arm in results.arms if arm["sd"]]
-    d = decimals_for(min(spreads) / 10 if spreads else None)
+    d = decimals_of_arms(results.arms)
     rows = [
         [
             arm["arm"],
@@ -216,8 +215,7 @@ def latex(text: str) -> str:
 
     A sign that LaTeX's own fonts lack stands as its code point, such as [U+6570].
     """
-    text = " ".join(unicodedata.normalize("NFC", text).split())
-    text = re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+    text = minus(" ".join(unicodedata.normalize("NFC", text).split()))
     return "".join(map(_latex_sign, re.sub(r"([-',])(?=\1)", "\\1\u200b", text)))
 
 

@@ -82,19 +82,9 @@ def seeds_text(seeds: Sequence[int]) -> str:
     return f"{', '.join(parts[:12])}{', and more' if len(parts) > 12 else ''} ({len(seeds)})"
 
 
-def capitalised(text: str) -> str:
-    """The first letter large, all others as they are."""
-    return text[:1].upper() + text[1:]
-
-
 def plain(value: Any) -> str:
     """A value of a JSON file for people: text as it is, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def minus(text: str) -> str:
-    """Hyphens before digits as minus signs."""
-    return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
 
 
 def whole(value: float | None) -> str:

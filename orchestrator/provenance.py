@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from trainables.trial_folder import write_text
+
 PACKAGES = (
     "kvtune", "torch", "transformers", "tokenizers", "safetensors", "datasets", "ray", "numpy", "scipy",
     "pandas", "pyarrow", "matplotlib",
@@ -107,10 +109,8 @@ def write(path: Path, launch: dict[str, Any]) -> None:
     earlier = list(known.pop("earlier_launches", None) or [])
     if known and known.get("started_at") != launch["started_at"]:
         earlier.append(known)
-    part = path.with_name(path.name + ".part")
     text = json.dumps({**launch, "earlier_launches": earlier}, indent=2, allow_nan=False)
-    part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, text + "\n")
 
 
 def without_secrets(text: str) -> str:
