@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from analysis.comparison import Comparison
+from analysis.curves import n_text, t_band
 from analysis.endpoints import Endpoint, endpoint_of
 from analysis.maxt import max_t
 from analysis.paired_tests import ROUNDING
@@ -65,14 +65,7 @@ class DifferenceCurve:
     @property
     def counts(self) -> str:
         """ "n = 8 pairs, 7 from step 600"."""
-        table = self.table
-        changes = table.loc[table["n"].diff() != 0, ["step", "n"]].to_numpy(np.int64).tolist()
-        if not changes:
-            return "n = 0 pairs"
-        more = [f"{n} from step {step}" for step, n in changes[1:4]]
-        return ", ".join(
-            [f"n = {changes[0][1]} pairs", *more, *(["and further changes"] if len(changes) > 4 else [])]
-        )
+        return n_text(self.table, "pairs")
 
     @property
     def sentence(self) -> str:
@@ -193,21 +186,10 @@ def _pointwise(steps: NDArray[np.int64], deltas: Floats, alpha: float) -> pd.Dat
     largest = np.nanmax(np.abs(deltas), axis=0, initial=0.0)
     unit = np.where(largest > 0, largest, 1.0)
     table = pd.DataFrame((deltas / unit).T, index=steps)
-    n = table.count(axis=1).to_numpy(np.float64)
+    n = table.count(axis=1).to_numpy(np.int64)
     mean, sd = (numbers.to_numpy(np.float64) * unit for numbers in (table.mean(axis=1), table.std(axis=1)))
-    reach = np.full(len(n), np.nan)
-    several = n > 1
-    reach[several] = stats.t.isf(alpha / 2, n[several] - 1) * sd[several] / np.sqrt(n[several])
-    return pd.DataFrame(
-        {
-            "step": steps,
-            "n": n.astype(np.int64),
-            "mean": mean,
-            "sd": sd,
-            "low": mean - reach,
-            "high": mean + reach,
-        }
-    )
+    low, high = t_band(mean, sd, n, alpha)
+    return pd.DataFrame({"step": steps, "n": n, "mean": mean, "sd": sd, "low": low, "high": high})
 
 
 def _testable(

@@ -77,12 +77,12 @@ def _mean(rows: pd.DataFrame, alpha: float, along: str) -> pd.DataFrame:
     table = groups["value"].agg(mean="mean", sd="std", n="count")
     for other in {"step", "tokens", "wall_s"} - {along}:
         table[other] = groups[other].mean()
-    low, high = _band(table["mean"], table["sd"], table["n"], alpha)
+    low, high = t_band(table["mean"], table["sd"], table["n"], alpha)
     columns = ["step", "tokens", "wall_s", "mean", "low", "high", "n"]
     return pd.DataFrame(table.assign(low=low, high=high).reset_index(), columns=columns)
 
 
-def _band(mean: Any, sd: Any, n: Any, alpha: float) -> tuple[Floats, Floats]:
+def t_band(mean: Any, sd: Any, n: Any, alpha: float) -> tuple[Floats, Floats]:
     """The pointwise t interval; NaN where one run stands alone."""
     mean, sd, n = (np.asarray(numbers, dtype=np.float64) for numbers in (mean, sd, n))
     reach = np.full(len(n), np.nan)
@@ -107,7 +107,7 @@ def _by_time(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
         line[there] = values[run[place[there]]]
     table = pd.DataFrame(held.T)
     mean, n = table.mean(axis=1), table.count(axis=1)
-    low, high = _band(mean, table.std(axis=1, ddof=1), n, alpha)
+    low, high = t_band(mean, table.std(axis=1, ddof=1), n, alpha)
     found = pd.DataFrame({"wall_s": times, "mean": mean, "low": low, "high": high, "n": n})
     return found[found["n"] > 0].reset_index(drop=True)
 
@@ -139,10 +139,14 @@ def counts_text(curves: list[ArmCurve]) -> str:
 
 
 def _count_text(curve: ArmCurve) -> str:
-    changes = curve.mean.loc[curve.mean["n"].diff() != 0, ["step", "n"]].to_numpy(int).tolist()
+    return f"{curve.arm} {n_text(curve.mean, f'of {curve.planned}')}"
+
+
+def n_text(table: pd.DataFrame, unit: str) -> str:
+    """ "n = 8 pairs, 7 from step 600": how `n` changes over `step`."""
+    changes = table.loc[table["n"].diff() != 0, ["step", "n"]].to_numpy(np.int64).tolist()
     if not changes:
-        return f"{curve.arm} n = 0 of {curve.planned}"
-    text = f"{curve.arm} n = {changes[0][1]} of {curve.planned}"
+        return f"n = 0 {unit}"
     shown = [f"{n} from step {step}" for step, n in changes[1:4]]
     more = ["and further changes"] if len(changes) > 4 else []
-    return ", ".join([text, *shown, *more])
+    return ", ".join([f"n = {changes[0][1]} {unit}", *shown, *more])
