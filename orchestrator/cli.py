@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from orchestrator import job_commands
+from orchestrator.flags import Changes, Experiment, Seeds
 from trainables.config import InputError, one_line, unknown
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
 def run(
-    experiment: str = "quickstart",
+    experiment: Experiment = "quickstart",
     /,
     *,
-    set: tuple[tuple[str, ...], ...] = (),
-    seeds: str | None = None,
+    set: Changes = (),
+    seeds: Seeds = None,
     storage: str = "runs",
     address: str = "local",
     yes: bool = False,
@@ -43,9 +44,6 @@ def run(
     """Run an experiment and report it; run it again to do what is missing, failed or changed.
 
     Args:
-        experiment: A file, or a built-in experiment: quickstart, smoke, ab, controls, ablation.
-        set: Change fields of the experiment: base.lr=1e-3 arms.flat.kv_method=full analysis.margin=0.02.
-        seeds: Seeds instead of the experiment's: 0-9 or 0,3,5.
         storage: The folder that holds experiments; on a cluster, one that all nodes share.
         address: local: Ray on this machine; serial: no Ray, same results; auto or host:port: a Ray cluster.
         yes: Agree to edits that set finished trials aside; without it you are asked.
@@ -78,11 +76,11 @@ def run(
 
 
 def plan(
-    experiment: str = "quickstart",
+    experiment: Experiment = "quickstart",
     /,
     *,
-    set: tuple[tuple[str, ...], ...] = (),
-    seeds: str | None = None,
+    set: Changes = (),
+    seeds: Seeds = None,
     storage: str = "runs",
     address: str = "local",
     json: bool = False,
@@ -90,9 +88,6 @@ def plan(
     """Say what a run would cost and can show, from a probe of a few real steps; refuse what cannot run.
 
     Args:
-        experiment: A file, or a built-in experiment: quickstart, smoke, ab, controls, ablation.
-        set: Change fields of the experiment: base.lr=1e-3 arms.flat.kv_method=full analysis.margin=0.02.
-        seeds: Seeds instead of the experiment's: 0-9 or 0,3,5.
         storage: The folder that holds experiments: what is done there already is not counted again.
         address: As for run; or a cluster.yaml, to plan for the cluster that it describes.
         json: Print one JSON object instead of the text.

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.flags import Changes, Dashboard, Experiment, Job, Seeds
+
 if TYPE_CHECKING:
     from orchestrator.cluster import Cluster
 
@@ -13,13 +15,13 @@ INTERRUPTED = 130
 
 
 def submit(
-    experiment: str,
+    experiment: Experiment,
     /,
     *,
-    address: str | None = None,
+    address: Dashboard = None,
     follow: bool = False,
-    set: tuple[tuple[str, ...], ...] = (),
-    seeds: str | None = None,
+    set: Changes = (),
+    seeds: Seeds = None,
     storage: str = "/srv/kvtune",
     cpus: int = 0,
     environment: str | None = None,
@@ -28,11 +30,7 @@ def submit(
     """Run an experiment as a job on a cluster, with this code and these files; twice is once.
 
     Args:
-        experiment: A file, or a built-in experiment.
-        address: The cluster's dashboard; $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
         follow: Print what the job prints until it ends, and exit with its exit code.
-        set: Change fields of the experiment: base.lr=1e-3 analysis.margin=0.02.
-        seeds: Seeds instead of the experiment's: 0-9 or 0,3,5.
         storage: A folder that all nodes of the cluster share, by its absolute path there.
         cpus: CPUs kept for the job's driver; with 0 it runs on the head and takes no trial's place.
         environment: A YAML file of Ray's runtime environment: env_vars, pip, uv, conda, image_uri.
@@ -59,12 +57,10 @@ def submit(
     return 0
 
 
-def logs(job: str, /, *, address: str | None = None, follow: bool = False) -> int:
+def logs(job: Job, /, *, address: Dashboard = None, follow: bool = False) -> int:
     """Print what a job printed.
 
     Args:
-        job: The job's name, as `kvtune submit` told it.
-        address: The cluster's dashboard; $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
         follow: Go on until the job ends, and exit with its exit code.
     """
     from orchestrator.cluster import connect
@@ -77,13 +73,8 @@ def logs(job: str, /, *, address: str | None = None, follow: bool = False) -> in
     return 0
 
 
-def stop(job: str, /, *, address: str | None = None) -> int:
-    """End a job; what it has is kept, and submitting the experiment again goes on from there.
-
-    Args:
-        job: The job's name, as `kvtune submit` told it.
-        address: The cluster's dashboard; $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
-    """
+def stop(job: Job, /, *, address: Dashboard = None) -> int:
+    """End a job; what it has is kept, and submitting the experiment again goes on from there."""
     from orchestrator.cluster import connect
     from orchestrator.jobs import describe
     from orchestrator.jobs import stop as end
@@ -93,12 +84,10 @@ def stop(job: str, /, *, address: str | None = None) -> int:
     return 0 if details.status.is_terminal() else 1
 
 
-def fetch(job: str, /, *, address: str | None = None, to: str = "runs", trials: bool = False) -> int:
+def fetch(job: Job, /, *, address: Dashboard = None, to: str = "runs", trials: bool = False) -> int:
     """Bring a job's report and tables from the cluster's storage to this machine.
 
     Args:
-        job: The job's name, as `kvtune submit` told it.
-        address: The cluster's dashboard; $RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265.
         to: The folder that holds experiments here.
         trials: Bring every trial's records as well, without checkpoints.
     """
