@@ -10,7 +10,7 @@ from analysis.figures.marks import spread_text
 from analysis.figures.strip import Panel, most_of, strip_figure
 from analysis.records import FAILURES
 from analysis.spread import distances
-from analysis.steadiness import MEASURES
+from analysis.steadiness import measures_of
 
 TITLE = "Stability of training"
 
@@ -18,7 +18,8 @@ TITLE = "Stability of training"
 def drafts(scene: Scene) -> Drafts:
     runs, cells = scene.results.stability.runs, scene.results.cells
     panels = [_failures(cells)]
-    for measure in MEASURES.values():
+    quantities = scene.results.experiment.plan.quantities
+    for measure in measures_of(scene.results.stability.loss, quantities):
         values = pd.to_numeric(runs[measure.name], errors="coerce").where(runs["status"] == "completed")
         if values.notna().any():
             table = runs[["arm", "seed"]].assign(value=values.astype("float64"))
