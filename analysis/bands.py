@@ -17,8 +17,8 @@ from analysis.endpoints import Endpoint, endpoint_of
 from analysis.maxt import max_t
 from analysis.paired_tests import ROUNDING
 from analysis.power import least_pairs
+from analysis.ragged import Floats, of_runs
 from analysis.records import FAILURES, Experiment
-from analysis.signflip import Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class _Grid:
     @classmethod
     def of(cls, rows: pd.DataFrame, cells: pd.DataFrame) -> _Grid:
         lines = cells[["trial_id", "attempt"]].assign(line=np.arange(len(cells)))
-        rows = rows.assign(trial_id=rows["trial_id"].astype(object)).merge(lines, on=["trial_id", "attempt"])
+        rows = of_runs(rows, lines)
         steps, places = np.unique(rows["step"].to_numpy(np.int64), return_inverse=True)
         logged = np.zeros((len(cells), len(steps)))
         ended = np.zeros((len(cells), len(steps)), dtype=bool)

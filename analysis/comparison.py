@@ -20,8 +20,8 @@ from analysis.paired_tests import ROUNDING, Interval, MarginTest, Statistics, ma
 from analysis.pairing import SeedRow
 from analysis.plan import Mode
 from analysis.power import SeedsNeeded, detectable_dz, seeds_needed, upper_sd
+from analysis.ragged import Floats
 from analysis.records import ADMINISTRATIVE, FAILURES
-from analysis.signflip import Floats
 from analysis.validity import Gate
 
 Verdict = Literal[

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.ragged import Floats, of_runs
 from analysis.records import FAILURES
-from analysis.signflip import Floats
 
 TIMES = 200
 """Most times at which a mean by wall time stands: quantiles of all the times that runs reported at."""
@@ -50,7 +50,7 @@ def arm_curves(
     nothing is interpolated.
     """
     known = outcomes[["trial_id", "attempt", "arm", "seed", "status"]]
-    rows = rows.merge(known, on=["trial_id", "attempt"])
+    rows = of_runs(rows, known.astype({"arm": "category", "status": "category"}))
     finite = pd.Series(np.isfinite(rows["value"].to_numpy(float)), index=rows.index)
     rows = rows[finite.groupby(rows["trial_id"], observed=True).cummin()]
     return [

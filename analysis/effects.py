@@ -14,7 +14,7 @@ from scipy.special import chdtrc, gammaln, ndtr
 
 from analysis import signflip
 from analysis.paired_tests import Interval, power_of_two, varies
-from analysis.signflip import Floats
+from analysis.ragged import Floats
 
 
 @dataclass(frozen=True, kw_only=True)

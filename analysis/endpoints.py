@@ -10,8 +10,7 @@ import pandas as pd
 
 from analysis.names import QUANTITIES, REACHED, Quantity, Reading, reading_of
 from analysis.plan import At, Direction, Plan
-from analysis.ragged import Ragged
-from analysis.signflip import Floats
+from analysis.ragged import Floats, Ragged
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from analysis.paired_tests import ROUNDING, Interval, Statistics, described, tes
 from analysis.pairing import outcomes, pair_up
 from analysis.plain import numbers_dict
 from analysis.plan import Plan
+from analysis.ragged import Floats
 from analysis.records import ADMINISTRATIVE, FAILURES, Experiment
 from analysis.sentences import decimals_for, interval_text, number, p_text, plural
-from analysis.signflip import Floats
 from analysis.validity import gates_of
 from analysis.verdicts import Terms, ladder
 

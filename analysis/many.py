@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis import signflip
-from analysis.signflip import Floats
+from analysis.ragged import Floats
 
 CHUNK = 2**20
 """Sums held at once."""

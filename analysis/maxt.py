@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.signflip import DRAW_SEED, ENUMERATED, Floats
+from analysis.ragged import Floats
+from analysis.signflip import DRAW_SEED, ENUMERATED
 
 DRAWS = 4_999
 """Sign patterns drawn above 16 pairs; every pattern up to there."""

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.endpoints import Endpoint, endpoint_of
-from analysis.ragged import Ragged, deviations, while_finite
+from analysis.ragged import Floats, Ragged, deviations, while_finite
 from analysis.records import Experiment
-from analysis.signflip import Floats
 from analysis.spread import sd_of
 
 FEWEST = 8

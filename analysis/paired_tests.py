@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from analysis import signflip
-from analysis.signflip import Floats
+from analysis.ragged import Floats
 
 Interval = tuple[float, float]
 

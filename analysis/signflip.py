@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from analysis.ragged import Floats as Floats
+from analysis.ragged import Floats
 
 ENUMERATED = 16
 """Pairs up to which all signs are tried."""

@@ -17,8 +17,8 @@ from analysis.multiplicity import Holm, family_of
 from analysis.paired_tests import Statistics, described, estimated, tested, varies
 from analysis.pairing import SeedRow, outcomes, pair_up
 from analysis.plan import Contrast, Plan, ResultsError, unknown
+from analysis.ragged import Floats
 from analysis.records import Experiment
-from analysis.signflip import Floats
 from analysis.validity import Gate, gates_of, notes_of
 from analysis.verdicts import Terms, cap_of, ladder
 

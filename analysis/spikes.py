@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ragged import deviations
-from analysis.signflip import Floats
+from analysis.ragged import Floats, deviations
 
 CALM = 16
 """Calm points from which the noise is read, and after so many spikes in a row the new level is the calm."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from analysis.signflip import Floats
+from analysis.ragged import Floats
 
 LEAST_PAIRS = 8
 """Pairs below which no spread is claimed to differ: the SD of a few seeds is uncertain by itself."""

@@ -16,8 +16,8 @@ from analysis.missingness import FailureTest
 from analysis.noise import NoiseShare, noise_shares
 from analysis.paired_tests import Interval
 from analysis.pairing import SeedRow
+from analysis.ragged import Floats
 from analysis.records import Experiment
-from analysis.signflip import Floats
 from analysis.significance import Question, judge_family
 from analysis.spread import LEAST_PAIRS, Spread, distances, spread_of
 from analysis.steadiness import NEEDS, Measure, loss_of, measures_of, run_measures

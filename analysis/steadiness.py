@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from analysis.ragged import Ragged, deviations, quantiles, while_finite
-from analysis.signflip import Floats
+from analysis.ragged import Floats, Ragged, deviations, quantiles, while_finite
 from analysis.spikes import CALM, spikes_of
 
 LOSSES = ("ce", "loss")

@@ -13,7 +13,7 @@ from analysis.missingness import WorstRank, worst_rank
 from analysis.multiplicity import Holm
 from analysis.paired_tests import Interval, Statistics, tested
 from analysis.pairing import SeedRow
-from analysis.signflip import Floats
+from analysis.ragged import Floats
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from analysis.comparison import Comparison
 from analysis.figures.draft import Draft, Drafts, Missing, Scene, Styles
 from analysis.figures.marks import drawable, spread, spread_text, thinned, two_lines
 from analysis.pairing import SeedRow
+from analysis.ragged import Floats
 from analysis.sentences import decimals_of, interval_text, level, number, plural
-from analysis.signflip import Floats
 from analysis.tables import seed_record
 
 LABELLED = 24
