@@ -31,10 +31,10 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """The curves of the real trials in tests/orchestrator/faults.py where nothing goes wrong."""
-    from tests.orchestrator.faults import unbroken
+    """The curves of the arms and seeds in tests/orchestrator/faults.py where nothing goes wrong."""
+    from tests.orchestrator.faults import ARMS, SEEDS, unbroken
 
-    return unbroken(tmp_path_factory.mktemp("unbroken"))
+    return unbroken(tmp_path_factory.mktemp("unbroken"), arms=ARMS, seeds=SEEDS)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Faults for real trials, and the three laws that must hold after any of them.
 
 The objective here is the real distillation of a tiny student. A file `fates.json` in the storage names what
-befalls which trial, once, when it has reported step HURT: {"flat-seed0": "killed"}.
+befalls which trial, once, in the middle of step HURT: {"flat-seed0": "flipped"}.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +21,10 @@ import pandas as pd
 
 from orchestrator import attempts
 from orchestrator.child import Objective
-from orchestrator.launch import run
+from orchestrator.launch import Summary, run
 from orchestrator.spec import spec_from
 from orchestrator.trial_files import read_rows
-from tests.fakes import FAKE, experiment
+from tests.fakes import experiment
 from trainables.config import DistillConfig
 from trainables.trial_folder import TrialFolder
 
@@ -52,8 +50,6 @@ SMALL: dict[str, Any] = {
     "resources": {"max_failures": 1},
 }
 FAULTY = Objective(distill="tests.orchestrator.faults:distill")
-WALK = replace(FAKE, distill="tests.orchestrator.faults:walk")
-WALK_STEPS, WALK_SAVE = 60, 3
 ARMS = {
     "flat": {"alignment_mode": "flat"},
     "structured": {"alignment_mode": "structured"},
@@ -65,67 +61,25 @@ Curves = dict[str, list[dict[str, Any]]]
 
 def distill(config: DistillConfig, report: Report, resume_from: str | None = None) -> dict[str, Any]:
     """The real distillation, until fate strikes."""
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
     from trainables.distill import distill as real
 
-    def relay(row: dict[str, Any]) -> None:
-        report(row)
-        _strike(Path(config.output_dir), row["step"])
-
-    return real(config, relay, resume_from)
-
-
-def _strike(folder: Path, step: int) -> None:
-    fate = _fates(folder).get(folder.name.rpartition("-")[0])
-    if fate and step == HURT and not (folder / "hurt").exists():
-        (folder / "hurt.part").write_text(str(os.getpid()))
-        (folder / "hurt.part").rename(folder / "hurt")
-        FATES[fate](folder)
-
-
-def walk(config: DistillConfig, report: Report, resume_from: str | None = None) -> dict[str, Any]:
-    """A random walk that keeps a trial's record as the distillation does, checkpoints and all, without torch.
-
-    A file `pace` in the storage says how many seconds a step takes.
-    """
     folder = TrialFolder(config.output_dir)
-    folder.claim(config)
     (folder.path / "pid").write_text(str(os.getpid()))
-    pace = folder.path.parents[2] / "pace"
-    state: dict[str, Any] = {"step": 0, "at": 0.0}
-    if resume_from is not None:
-        state = json.loads(Path(resume_from, "state.json").read_text())
-    resumed = state["step"] or None
-    folder.cut_metrics(state["step"], WALK_STEPS)
-    folder.drop_checkpoints_after(state["step"])
-    while state["step"] < WALK_STEPS:
-        state["step"] += 1
-        noise = random.Random(f"{config.alignment_mode} {config.seed} {state['step']}")
-        state["at"] = 0.9 * state["at"] + noise.gauss(0, 1)
-        time.sleep(float(pace.read_text()) if pace.exists() else 0)
-        _tell_step(folder, report, state, "train", {"loss": state["at"], "grad_norm": 1.0})
-        _strike(folder.path, state["step"])
-        if state["step"] % WALK_SAVE == 0:
-            with folder.new_checkpoint(state["step"], 2**16) as made:
-                (made / "state.json").write_text(json.dumps(state))
-            folder.keep_checkpoints(2)
-    _tell_step(folder, report, state, "eval", {"eval_ce": state["at"], "eval_accuracy": 0.5})
-    result = {
-        "status": "completed", "planned_steps": WALK_STEPS, "completed_steps": WALK_STEPS,
-        "tokens_seen": 10 * WALK_STEPS, "config_hash": config.hash(), "data_order_hash": f"{config.seed}",
-        "init_hash": f"{config.seed}", "eval_set_hash": "held-out", "final": {},
-        "resumed_from_step": resumed,
-    }  # fmt: skip
-    folder.write_result(result)
-    return result
+    register_optimizer_step_pre_hook(lambda *_: _strike(folder))
+    return real(config, report, resume_from)
 
 
-def _tell_step(
-    folder: TrialFolder, report: Report, state: dict[str, Any], split: str, metrics: dict[str, float]
-) -> None:
-    place = {"step": state["step"], "epoch": 0.1 * state["step"], "tokens": 10 * state["step"], "wall_s": 0.0}
-    row = {**place, "split": split, "n_items": 4, "metrics": metrics}
-    folder.append_metrics(row)
-    report(row)
+def _strike(folder: TrialFolder) -> None:
+    """Called in the middle of every step: its gradients are there, the parameters are not yet changed."""
+    fate = _fates(folder.path).get(folder.path.name.rpartition("-")[0])
+    if fate is None or (folder.path / "hurt").exists():
+        return
+    if max((row["step"] for row in folder.read_metrics()), default=0) + 1 == HURT:
+        (folder.path / "hurt.part").write_text(str(os.getpid()))
+        (folder.path / "hurt.part").rename(folder.path / "hurt")
+        FATES[fate](folder.path)
 
 
 def _fates(folder: Path) -> dict[str, str]:
@@ -158,10 +112,6 @@ def _fail_to_allocate(folder: Path) -> None:
     torch.empty(2**50)
 
 
-def _raise_memory_error(folder: Path) -> None:
-    bytearray(2**62)
-
-
 def _fill(folder: Path) -> None:
     """Leave no byte free on the storage, until somebody deletes the file `ballast`."""
     fill(folder.parents[2])
@@ -174,12 +124,6 @@ def fill(storage: Path) -> None:
             file.write(bytes(4096))
 
 
-def _tear(folder: Path) -> None:
-    largest = max(TrialFolder(folder).checkpoints()[0].iterdir(), key=lambda path: path.stat().st_size)
-    os.truncate(largest, largest.stat().st_size // 2)
-    _die(folder)
-
-
 def _flip(folder: Path) -> None:
     newest = TrialFolder(folder).checkpoints()[0] / "optimizer.safetensors"
     content = bytearray(newest.read_bytes())
@@ -190,13 +134,10 @@ def _flip(folder: Path) -> None:
 
 FATES: dict[str, Callable[[Path], None]] = {
     "held": _hold,
-    "killed": _die,
     "fills": _fill,
     "hangs": lambda folder: time.sleep(3600),
     "eats": _eat,
     "cannot allocate": _fail_to_allocate,
-    "memory error": _raise_memory_error,
-    "torn": _tear,
     "flipped": _flip,
 }
 
@@ -206,10 +147,15 @@ def small(**changes: Any) -> dict[str, Any]:
     return experiment(**{**SMALL, **changes})
 
 
-def unbroken(place: Path) -> Curves:
-    """The curves of all these arms and seeds where nothing goes wrong, without Ray."""
-    spec = spec_from(small(arms=ARMS, seeds=SEEDS), "test")
-    return curves(run(spec, storage=place, address="serial").folder)
+def launch(place: Path, address: str, objective: Objective = FAULTY, **changes: Any) -> Summary:
+    """Run such an experiment in this process, as far as fate lets it."""
+    spec = spec_from(small(**changes), "test")
+    return run(spec, storage=place, address=address, objective=objective)
+
+
+def unbroken(place: Path, **changes: Any) -> Curves:
+    """The curves of such an experiment where nothing goes wrong: plain distillation, without Ray."""
+    return curves(launch(place, "serial", Objective(), **changes).folder)
 
 
 def curves(folder: Path) -> Curves:
@@ -268,35 +214,23 @@ def check_laws(
 
 DRIVER = """
 import json, sys
-from orchestrator.launch import run
-from orchestrator.spec import spec_from
-from tests.orchestrator import faults
-spec, objective = spec_from(json.loads(sys.argv[2]), "test"), getattr(faults, sys.argv[4])
-sys.exit(run(spec, storage=sys.argv[1], address=sys.argv[3], objective=objective).exit_code)
+from pathlib import Path
+from tests.orchestrator.faults import launch
+place, address, changes = sys.argv[1:]
+sys.exit(launch(Path(place), address, **json.loads(changes)).exit_code)
 """
-
-
 STARTED: list[subprocess.Popen[bytes]] = []
 """Drivers that no test may leave behind; a fixture ends them."""
 
 
 def start_driver(
-    place: Path, address: str, objective: str = "FAULTY", inside: Sequence[str] = (), **changes: Any
+    place: Path, address: str, inside: Sequence[str] = (), **changes: Any
 ) -> subprocess.Popen[bytes]:
     """`kvtune run` in a process group of its own, its output in driver.log."""
     place.mkdir(exist_ok=True)
     with (place / "driver.log").open("ab") as log:
         process = subprocess.Popen(
-            [
-                *inside,
-                sys.executable,
-                "-c",
-                DRIVER,
-                str(place),
-                json.dumps(small(**changes)),
-                address,
-                objective,
-            ],
+            [*inside, sys.executable, "-c", DRIVER, str(place), address, json.dumps(changes)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=log,
@@ -305,6 +239,12 @@ def start_driver(
         )
     STARTED.append(process)
     return process
+
+
+def tear(folder: Path) -> None:
+    """Cut the newest checkpoint's largest file in two, as a crash while it is written would."""
+    largest = max(TrialFolder(folder).checkpoints()[0].iterdir(), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
 
 
 def trial(folder: Path, name: str) -> Path:

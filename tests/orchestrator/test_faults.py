@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 
 from orchestrator import attempts
-from orchestrator.launch import Summary, run
-from orchestrator.spec import spec_from
 from tests.orchestrator.faults import (
     ARMS,
-    FAULTY,
     SEEDS,
     Curves,
     check_laws,
     finished,
+    launch,
     resumed_from,
-    small,
     trial,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
-RESOURCES = {"max_failures": 1, "memory_gib": 2, "time_limit_s": 25}
+LIMITED: dict[str, Any] = {
+    "arms": ARMS,
+    "resources": {"max_failures": 1, "memory_gib": 2, "time_limit_s": 25},
+}
 FATES = {
     "flat-seed1": "flipped",
     "structured-seed1": "hangs",
@@ -33,19 +33,14 @@ FATES = {
 }
 
 
-def launch(place: Path, **changes: Any) -> Summary:
-    values = small(**{"arms": ARMS, "resources": RESOURCES, **changes})
-    return run(spec_from(values, "test"), storage=place, address="local", objective=FAULTY)
-
-
 def test_what_befalls_a_trial_costs_no_other_and_no_bit_of_its_own(
     place: Path, ray_here: None, expected: Curves
 ) -> None:
-    folder = launch(place, seeds=[0]).folder
+    folder = launch(place, "local", seeds=[0], **LIMITED).folder
     before = finished(folder)
     (place / "fates.json").write_text(json.dumps(FATES))
 
-    first = launch(place, seeds=SEEDS)
+    first = launch(place, "local", seeds=SEEDS, **LIMITED)
 
     last = check_laws("faults of trials", folder, before, expected, unfinished=1).set_index(["arm", "seed"])
     assert first.exit_code == 1
@@ -66,7 +61,7 @@ def test_what_befalls_a_trial_costs_no_other_and_no_bit_of_its_own(
     )
 
     before = finished(folder)
-    again = launch(place, seeds=SEEDS)
+    again = launch(place, "local", seeds=SEEDS, **LIMITED)
 
     check_laws("relaunch", folder, before, expected)
     assert (again.started, again.exit_code) == (1, 0)

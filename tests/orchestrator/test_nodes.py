@@ -15,19 +15,16 @@ import pandas as pd
 import pytest
 
 from orchestrator import attempts
-from orchestrator.launch import run
-from orchestrator.spec import spec_from
 from tests.orchestrator.faults import (
-    WALK,
+    SEEDS,
     Curves,
     check_laws,
-    curves,
     finished,
     gone,
     hurt,
     resumed_from,
-    small,
     start_driver,
+    tear,
     trial,
     wait_until,
 )
@@ -35,7 +32,6 @@ from tests.orchestrator.ray_nodes import Nodes, cluster
 from trainables.trial_folder import TrialFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
-SEEDS = [0, 1, 2]
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +43,9 @@ def nodes() -> Iterator[Nodes]:
     shutil.rmtree(place, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def expected() -> Iterator[Curves]:
-    """The curves of the walks where nothing goes wrong."""
-    place = Path(tempfile.mkdtemp(prefix="kvt"))
-    spec = spec_from(small(seeds=SEEDS), "test")
-    yield curves(run(spec, storage=place, address="serial", objective=WALK).folder)
-    shutil.rmtree(place, ignore_errors=True)
-
-
-def hold(place: Path, *names: str, **others: str) -> None:
-    """Let fate hold these trials, and do what else is said to others."""
-    (place / "fates.json").write_text(json.dumps({**dict.fromkeys(names, "held"), **others}))
+def hold(place: Path, *names: str) -> None:
+    """Let fate hold these trials in the middle of a step."""
+    (place / "fates.json").write_text(json.dumps(dict.fromkeys(names, "held")))
 
 
 def last_attempt(folder: Path, name: str) -> attempts.Attempt:
@@ -80,7 +67,7 @@ def test_a_worker_a_node_and_a_preempted_one_may_go_while_others_live(
 ) -> None:
     held = ["structured-seed0", "flat-seed1", "structured-seed1", "flat-seed2"]
     hold(place, *held, "structured-seed2")
-    driver, folder = start_driver(place, nodes.address, "WALK", seeds=SEEDS), place / "fake"
+    driver, folder = start_driver(place, nodes.address, seeds=SEEDS), place / "fake"
     struck = {name: hurt(folder, name) for name in held}
     before = finished(folder)
 
@@ -110,11 +97,11 @@ def test_a_driver_that_is_ended_or_killed_loses_no_report_and_any_backend_goes_o
     folder = place / "fake"
     for number, address, held in [
         (signal.SIGTERM, nodes.address, ["structured-seed0", "flat-seed1"]),
-        (signal.SIGINT, nodes.address, ["structured-seed1"]),
-        (signal.SIGKILL, "local", ["flat-seed2"]),
+        (signal.SIGINT, nodes.address, ["structured-seed1", "flat-seed2"]),
+        (signal.SIGKILL, "local", ["structured-seed2"]),
     ]:
-        hold(place, *held, **{"structured-seed2": "torn"})
-        driver = start_driver(place, address, "WALK", seeds=SEEDS)
+        hold(place, *held)
+        driver = start_driver(place, address, seeds=SEEDS)
         struck = {name: hurt(folder, name) for name in held}
         before = finished(folder)
         reported = {name: list(TrialFolder(trial(folder, name)).read_metrics()) for name in held}
@@ -135,9 +122,10 @@ def test_a_driver_that_is_ended_or_killed_loses_no_report_and_any_backend_goes_o
             told = table[table["trial_id"] == trial(folder, name).name]
             assert set(told["step"]) == {row["step"] for row in reported[name]}
     before = finished(folder)
+    tear(trial(folder, "structured-seed2"))
 
-    assert start_driver(place, "serial", "WALK", seeds=SEEDS).wait(timeout=300) == 0
+    assert start_driver(place, "serial", seeds=SEEDS).wait(timeout=300) == 0
 
     check_laws("SIGKILL", folder, before, expected)
-    assert resumed_from(folder, "structured-seed2") == 3, "its newest checkpoint was torn"
-    assert ends(folder, "flat-seed2")[-2:] == ["crashed", "completed"], "nobody could record the end"
+    assert resumed_from(folder, "structured-seed2") == 4, "its newest checkpoint was torn"
+    assert ends(folder, "structured-seed2")[-2:] == ["crashed", "completed"], "nobody could record the end"

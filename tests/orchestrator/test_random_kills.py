@@ -13,26 +13,26 @@ from typing import Any
 import pytest
 
 from orchestrator import attempts
-from orchestrator.launch import run
-from orchestrator.spec import spec_from
 from tests.orchestrator.faults import (
-    WALK,
-    Curves,
+    SMALL,
     check_laws,
-    curves,
     finished,
     gone,
-    small,
     start_driver,
+    unbroken,
     wait_until,
 )
 from tests.orchestrator.ray_nodes import cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
-KILLS = 20
-LAST_S = 420
-"""Seconds after which the test gives up; it takes about a minute on an idle machine."""
-MANY = {"max_failures": 100}
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
+KILLS, STEPS_APART = 20, 10
+LAST_S = 500
+"""Seconds after which the test gives up; it takes two minutes on an idle machine."""
+LONG: dict[str, Any] = {
+    "base": {**SMALL["base"], "max_steps": 40, "eval_steps": 20, "save_steps": 3},
+    "resources": {"max_failures": 100},
+}
+"""Trials of seconds, so that kills land in the middle of them."""
 
 
 class Chaos:
@@ -50,7 +50,7 @@ class Chaos:
 
     def _launch(self) -> subprocess.Popen[bytes]:
         self.launches += 1
-        return start_driver(self.place, self.address, "WALK", seeds=self.seeds, resources=MANY)
+        return start_driver(self.place, self.address, seeds=self.seeds, **LONG)
 
     def _go_on(self) -> None:
         """Launch again where the driver was killed or is done."""
@@ -63,19 +63,22 @@ class Chaos:
         self.driver = self._launch()
 
     def kill(self) -> None:
-        """One more kill, of something that is there, at a random moment."""
+        """One more kill, of something that is there, once trials are a random number of steps further."""
         kind = self.dice.choice(list(self.killed))
-        time.sleep(self.dice.uniform(0, 2))
-        while (victim := self._victim(kind)) is None:
+        due = self._steps() + self.dice.randrange(2 * STEPS_APART)
+        while self._steps() < due or (victim := self._victim(kind)) is None:
             assert time.monotonic() < self.deadline, f"time is up after {self.killed}"
             self._go_on()
-            time.sleep(0.1)
+            time.sleep(self.dice.uniform(0, 0.1))
         for path, what in finished(self.folder).items():
             self.seen.setdefault(path, what)
         os.kill(victim, signal.SIGKILL)
         self.killed[kind] += 1
         if kind == "driver":
             self.driver.wait(timeout=60)
+
+    def _steps(self) -> int:
+        return sum(path.read_bytes().count(b"\n") for path in self.folder.glob("trials/*/metrics.jsonl"))
 
     def _victim(self, kind: str) -> int | None:
         if kind == "driver":
@@ -97,24 +100,19 @@ class Chaos:
             self._go_on()
 
 
-def expected_of(place: Path, seeds: list[int], **changes: Any) -> Curves:
-    spec = spec_from(small(seeds=seeds, resources=MANY, **changes), "test")
-    return curves(run(spec, storage=place, address="serial", objective=WALK).folder)
-
-
 def test_twenty_random_kills_lose_nothing_repeat_nothing_and_change_no_bit(place: Path) -> None:
-    (place / "pace").write_text("0.04")
     with cluster(place, 2) as nodes:
         chaos = Chaos(place, nodes.address, seed=20)
         for _ in range(KILLS):
             chaos.kill()
         chaos.finish()
 
-    expected = expected_of(place / "unbroken", chaos.seeds)
+    expected = unbroken(place / "unbroken", seeds=chaos.seeds, **LONG)
     told = f"{chaos.killed} in {chaos.launches} launches of {len(expected)} trials"
     check_laws(f"random kills {told}", chaos.folder, chaos.seen, expected)
     wait_until(lambda: all(gone(int(path.read_text())) for path in chaos.folder.glob("trials/*/pid")))
     assert sum(chaos.killed.values()) == KILLS
+    assert chaos.seen, "finished trials were at stake"
     leftover = [
         p for p in chaos.folder.rglob("*") if p.name.endswith(".part") or p.name.startswith(".checkpoint")
     ]

@@ -12,42 +12,14 @@ import pytest
 from orchestrator.child import Objective
 from orchestrator.launch import Summary, run
 from orchestrator.spec import Resources, spec_from
-from orchestrator.trial_files import read_rows
 from orchestrator.tuning import GIB, lacking, param_space
 from tests.fakes import FAKE, experiment
+from tests.orchestrator.faults import curves, launch
 from tests.orchestrator.test_run import arms, pids, table
 
-TINY = {
-    "base": {
-        "model_name": "tiny-llama",
-        "teacher_name": "tiny-teacher",
-        "dataset": "arithmetic",
-        "student": "same_sequence",
-        "subset_size": 64,
-        "batch_size": 8,
-        "max_steps": 3,
-        "logging_steps": 1,
-        "eval_steps": 2,
-        "eval_size": 8,
-    },
-    "resources": {"max_failures": 0},
-}
 
-
-def run_on_ray(place: Path, objective: Objective = FAKE, **changes: Any) -> Summary:
-    return run(spec_from(experiment(**changes), "test"), storage=place, address="local", objective=objective)
-
-
-def curves(summary: Summary) -> dict[str, list[dict[str, Any]]]:
-    """Every trial's rows to the bit, without the clock."""
-    return {
-        path.name: [{**row, "wall_s": None, "metrics": exact(row["metrics"])} for row in read_rows(path)]
-        for path in (summary.folder / "trials").iterdir()
-    }
-
-
-def exact(metrics: dict[str, float]) -> dict[str, str]:
-    return {name: value.hex() for name, value in metrics.items()}
+def run_on_ray(place: Path, **changes: Any) -> Summary:
+    return run(spec_from(experiment(**changes), "test"), storage=place, address="local", objective=FAKE)
 
 
 @pytest.mark.ray
@@ -56,7 +28,7 @@ def test_ray_and_serial_give_the_same_tables(place: Path, ray_here: None) -> Non
     serial = run(spec_from(experiment(), "test"), storage=place / "serial", address="serial", objective=FAKE)
 
     assert on_ray.exit_code == 0
-    assert curves(on_ray) == curves(serial)
+    assert curves(on_ray.folder) == curves(serial.folder)
     ours, theirs = table(on_ray), table(serial)
     when = ["started_at", "finished_at"]
     pd.testing.assert_frame_equal(ours.drop(columns=when), theirs.drop(columns=when))
@@ -119,12 +91,12 @@ def test_what_no_node_can_hold_is_refused(place: Path, ray_here: None) -> None:
 def test_the_real_distillation_has_the_same_bits_in_any_order_under_ray_and_without(
     place: Path, ray_here: None
 ) -> None:
-    backwards = {**TINY, "arms": dict(reversed(experiment()["arms"].items()))}
-    serial = run(spec_from(experiment(**TINY), "test"), storage=place / "serial", address="serial")
-    other = run_on_ray(place / "ray", Objective(), **backwards)
+    backwards = dict(reversed(experiment()["arms"].items()))
+    serial = launch(place / "serial", "serial", Objective())
+    other = launch(place / "ray", "local", Objective(), arms=backwards)
 
     assert serial.exit_code == other.exit_code == 0
-    assert curves(serial) == curves(other)
+    assert curves(serial.folder) == curves(other.folder)
     for hashed in ("data_order_hash", "init_hash", "eval_set_hash"):
         results = [
             json.loads(path.read_text()) for path in serial.folder.glob("trials/*-seed0-*/result.json")

@@ -14,21 +14,18 @@ import pandas as pd
 import pytest
 
 from orchestrator import attempts, space
-from orchestrator.launch import Summary, run
-from orchestrator.spec import spec_from
 from tests.orchestrator.faults import (
-    FAULTY,
-    WALK,
     Curves,
     check_laws,
-    curves,
     finished,
     gone,
     hurt,
-    small,
+    launch,
     trial,
 )
 from trainables.config import InputError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
@@ -47,22 +44,19 @@ def small_disk(place: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def launch_walk(disk: Path, seeds: list[int]) -> Summary:
-    spec = spec_from(small(seeds=seeds, resources={"max_failures": 0}), "test")
-    return run(spec, storage=disk, address="serial", objective=WALK)
+ONCE = {"max_failures": 0}
 
 
 def test_a_storage_that_stays_full_fails_trials_with_its_reason_and_the_next_launch_goes_on(
-    small_disk: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    small_disk: Path, expected: Curves, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(space, "PATIENCE_S", 0.3)
     monkeypatch.setattr(space, "POLL_S", 0.1)
-    expected = curves(launch_walk(place / "unbroken", [0, 1]).folder)
-    folder = launch_walk(small_disk, [0]).folder
+    folder = launch(small_disk, "serial", seeds=[0], resources=ONCE).folder
     tables, before = (folder / "runs.parquet").read_bytes(), finished(folder)
     (small_disk / "fates.json").write_text(json.dumps({"flat-seed1": "fills"}))
 
-    full = launch_walk(small_disk, [0, 1])
+    full = launch(small_disk, "serial", seeds=[0, 1], resources=ONCE)
 
     assert full.exit_code == 1
     assert full.lack is not None
@@ -72,17 +66,16 @@ def test_a_storage_that_stays_full_fails_trials_with_its_reason_and_the_next_lau
     assert (folder / "runs.parquet").read_bytes() == tables, "no table was half written"
     assert "the storage is full" in str(attempts.read(trial(folder, "flat-seed1"))[-1].reason)
     with pytest.raises(InputError, match=r"--storage: .* cannot be written .*make room"):
-        launch_walk(small_disk, [0, 1, 2])
+        launch(small_disk, "serial", seeds=[0, 1, 2], resources=ONCE)
 
     (small_disk / "ballast").unlink()
-    again = launch_walk(small_disk, [0, 1])
+    again = launch(small_disk, "serial", seeds=[0, 1], resources=ONCE)
 
     check_laws("storage full, then room again", folder, before, expected)
     assert (again.started, again.exit_code, again.lack) == (2, 0, None)
     assert [path for path in folder.rglob("*") if path.name.endswith(".part")] == []
 
 
-@pytest.mark.slow
 @pytest.mark.ray
 def test_trials_on_a_full_storage_wait_and_go_on_from_their_checkpoints(
     small_disk: Path, ray_here: None, expected: Curves
@@ -99,8 +92,7 @@ def test_trials_on_a_full_storage_wait_and_go_on_from_their_checkpoints(
 
     helper = threading.Thread(target=make_room)
     helper.start()
-    spec = spec_from(small(seeds=[0]), "test")
-    summary = run(spec, storage=small_disk, address="local", objective=FAULTY)
+    summary = launch(small_disk, "local", seeds=[0])
     helper.join()
 
     last = check_laws("storage full while running", folder, {}, expected)

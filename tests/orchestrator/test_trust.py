@@ -16,8 +16,8 @@ from orchestrator.checks import results_folder
 from orchestrator.launch import run
 from orchestrator.spec import spec_from
 from orchestrator.trials import make_plan
-from tests.fakes import FAKE, experiment, write_experiment
-from tests.orchestrator.test_ray import TINY
+from tests.fakes import FAKE, write_experiment
+from tests.orchestrator.faults import small
 from trainables.trial_folder import TrialFolder, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def test_no_source_knows_how_to_unpickle(room: str) -> None:
 
 
 def test_poisoned_checkpoints_and_tables_of_tune_run_nothing(place: Path) -> None:
-    spec = spec_from(experiment(**TINY, seeds=[0]), "test")
+    spec = spec_from(small(seeds=[0]), "test")
     folder, cell = results_folder(place, spec), make_plan(spec).cells[0]
     poison, mark = pickle.dumps(Poison(place / "mark")), place / "mark"
     trial = TrialFolder(folder.trials / cell.trial_id)
