@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import Callback
 
 from orchestrator import attempts
@@ -41,6 +45,26 @@ class Losses(Callback):
                 attempts.end(folder, attempts.start(folder, None), "preempted", unseen[0])
         except Exception:
             log.exception("how the attempt of %s ended could not be recorded", trial)
+
+
+@contextmanager
+def outlived() -> Iterator[None]:
+    """Have Tune take a worker that Ray's memory monitor ended for one that died.
+
+    The error that Ray raises for it is neither of those that Tune awaits, and would end the whole run.
+    """
+    handle = RayActorManager._actor_task_failed
+
+    def as_died(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        if type(exception) is OutOfMemoryError:
+            exception = RayActorError(error_msg=str(exception))
+        handle(manager, tracked_actor_task=tracked_actor_task, exception=exception)
+
+    RayActorManager._actor_task_failed = as_died
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = handle
 
 
 def _error_of(trial: Any) -> str:

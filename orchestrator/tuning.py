@@ -139,7 +139,7 @@ def _run(jobs: Sequence[Job]) -> None:
     """Run the jobs under one Tuner; its files, which are no record, go into a folder of this machine."""
     from ray import tune
 
-    from orchestrator.losses import Losses
+    from orchestrator.losses import Losses, outlived
 
     first, scratch = jobs[0], tempfile.TemporaryDirectory(prefix="kvtune-", ignore_cleanup_errors=True)
     tuner = tune.Tuner(
@@ -159,7 +159,8 @@ def _run(jobs: Sequence[Job]) -> None:
         ),
     )
     try:
-        tuner.fit()
+        with outlived():
+            tuner.fit()
     finally:
         scratch.cleanup()
 

@@ -252,6 +252,11 @@ def trial(folder: Path, name: str) -> Path:
     return next(folder.glob(f"trials/{name}-*"))
 
 
+def ends(folder: Path, name: str) -> list[str | None]:
+    """How every attempt of a trial ended."""
+    return [attempt.status for attempt in attempts.read(trial(folder, name))]
+
+
 def resumed_from(folder: Path, name: str) -> int:
     """The step from which the last attempt of a finished trial went on."""
     step: int = json.loads((trial(folder, name) / "result.json").read_text())["resumed_from_step"]

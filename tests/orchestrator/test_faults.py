@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator import attempts
 from tests.orchestrator.faults import (
     ARMS,
     SEEDS,
     Curves,
     check_laws,
+    ends,
     finished,
     launch,
     resumed_from,
-    trial,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
@@ -48,14 +47,14 @@ def test_what_befalls_a_trial_costs_no_other_and_no_bit_of_its_own(
     assert set(last.loc["wild", "attempt"]) == {1}, "a diverged trial is never tried again"
     assert last.loc[("flat", 2), "status"] == "oom"
     assert "resources.memory_gib gives it 2" in last.loc[("flat", 2), "failure_reason"]
-    ends = {name: [attempt.status for attempt in attempts.read(trial(folder, name))] for name in FATES}
-    assert ends == {
+    ended = {name: ends(folder, name) for name in FATES}
+    assert ended == {
         "flat-seed1": ["crashed", "completed"],
         "structured-seed1": ["timeout", "completed"],
         "flat-seed2": ["oom"],
         "structured-seed2": ["oom", "completed"],
     }
-    resumed = {name: resumed_from(folder, name) for name, end in ends.items() if "completed" in end}
+    resumed = {name: resumed_from(folder, name) for name, end in ended.items() if "completed" in end}
     assert resumed == {"flat-seed1": 4, "structured-seed1": 6, "structured-seed2": 6}, (
         "a damaged checkpoint is passed over for the one before"
     )

@@ -19,6 +19,7 @@ from tests.orchestrator.faults import (
     SEEDS,
     Curves,
     check_laws,
+    ends,
     finished,
     gone,
     hurt,
@@ -50,10 +51,6 @@ def hold(place: Path, *names: str) -> None:
 
 def last_attempt(folder: Path, name: str) -> attempts.Attempt:
     return attempts.read(trial(folder, name))[-1]
-
-
-def ends(folder: Path, name: str) -> list[str | None]:
-    return [attempt.status for attempt in attempts.read(trial(folder, name))]
 
 
 def kill(*pids: int | None) -> None:
