@@ -25,7 +25,8 @@ from tests.orchestrator.faults import (
 from tests.orchestrator.ray_nodes import cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
-KILLS, STEPS_APART = 20, 10
+KILLS = {"child": 8, "worker": 7, "driver": 5}
+STEPS_APART = 10
 LAST_S = 500
 """Seconds after which the test gives up; it takes two minutes on an idle machine."""
 LONG: dict[str, Any] = {
@@ -41,8 +42,12 @@ class Chaos:
     def __init__(self, place: Path, address: str, seed: int) -> None:
         self.place, self.address, self.folder = place, address, place / "fake"
         self.dice = random.Random(seed)
+        kinds = [kind for kind, times in KILLS.items() for _ in range(times)]
+        self.dice.shuffle(kinds)
+        self.plan = [(kind, self.dice.randrange(2 * STEPS_APART)) for kind in kinds]
+        """What to kill next, and after how many more steps; only what runs at that moment is up to chance."""
         self.seeds = [0, 1, 2]
-        self.killed = {"child": 0, "worker": 0, "driver": 0}
+        self.killed = dict.fromkeys(KILLS, 0)
         self.launches = 0
         self.seen: dict[Path, tuple[bytes, int, int]] = {}
         self.driver = self._launch()
@@ -62,16 +67,15 @@ class Chaos:
             self.seeds = [*self.seeds, len(self.seeds)]
         self.driver = self._launch()
 
-    def kill(self) -> None:
-        """One more kill, of something that is there, once trials are a random number of steps further."""
-        kind = self.dice.choice(list(self.killed))
-        due = self._steps() + self.dice.randrange(2 * STEPS_APART)
+    def kill(self, kind: str, steps: int) -> None:
+        """Kill something that is there, once the trials are so many steps further."""
+        due = self._steps() + steps
         while self._steps() < due or (victim := self._victim(kind)) is None:
             assert time.monotonic() < self.deadline, f"time is up after {self.killed}"
             self._go_on()
+            for path, what in finished(self.folder).items():
+                self.seen.setdefault(path, what)
             time.sleep(self.dice.uniform(0, 0.1))
-        for path, what in finished(self.folder).items():
-            self.seen.setdefault(path, what)
         os.kill(victim, signal.SIGKILL)
         self.killed[kind] += 1
         if kind == "driver":
@@ -103,15 +107,15 @@ class Chaos:
 def test_twenty_random_kills_lose_nothing_repeat_nothing_and_change_no_bit(place: Path) -> None:
     with cluster(place, 2) as nodes:
         chaos = Chaos(place, nodes.address, seed=20)
-        for _ in range(KILLS):
-            chaos.kill()
+        for kind, steps in chaos.plan:
+            chaos.kill(kind, steps)
         chaos.finish()
 
     expected = unbroken(place / "unbroken", seeds=chaos.seeds, **LONG)
     told = f"{chaos.killed} in {chaos.launches} launches of {len(expected)} trials"
     check_laws(f"random kills {told}", chaos.folder, chaos.seen, expected)
     wait_until(lambda: all(gone(int(path.read_text())) for path in chaos.folder.glob("trials/*/pid")))
-    assert sum(chaos.killed.values()) == KILLS
+    assert chaos.killed == KILLS
     assert chaos.seen, "finished trials were at stake"
     leftover = [
         p for p in chaos.folder.rglob("*") if p.name.endswith(".part") or p.name.startswith(".checkpoint")
