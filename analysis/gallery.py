@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 from analysis.canvas import arm_styles, house_style, inline, save, settled, svg_of
 from analysis.figures import (
@@ -35,6 +41,8 @@ FIGURES: tuple[Callable[[Scene], Drafts], ...] = (
     completeness.drafts,
 )
 """Every figure of the report; to add one, add its function."""
+LARGE = 1_000_000
+"""Rows of metrics from which the start of a second process pays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,26 +68,64 @@ class Gallery:
     missing: dict[str, Missing]
 
 
-def draw_all(results: Results, folder: Path) -> Gallery:
-    """Writes NAME.pdf, .svg, .png and .csv of every figure into the folder."""
-    plates: dict[str, Plate] = {}
-    missing: dict[str, Missing] = {}
+@contextmanager
+def second_painter(rows: int) -> Iterator[Executor | None]:
+    """A second process to draw with, which loads while ours reads and counts; None where that does not pay.
+
+    rows: of the experiment's metrics.
+    """
+    if rows < LARGE or (os.cpu_count() or 1) < 2:
+        yield None
+        return
+    painter = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    try:
+        with _bare_main():
+            painter.submit(_ready)
+        yield painter
+    finally:
+        painter.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _bare_main() -> Iterator[None]:
+    """Spare a new process the parent's script, which multiprocessing would run again there."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _ready() -> None:
+    """To find it, a process must have loaded this module, and so all that drawing needs."""
+
+
+def draw_all(results: Results, folder: Path, second: Executor | None = None) -> Gallery:
+    """Writes NAME.pdf, .svg, .png and .csv of every figure into the folder; `second` begins at the end."""
     scene = Scene(results=results, styles=arm_styles(results.experiment.plan.arms))
-    with house_style():
-        for figure in FIGURES:
-            for draft in figure(scene):
-                if isinstance(draft, Missing):
-                    missing[draft.name] = draft
-                else:
-                    plates[draft.name] = _drawn(draft, folder)
-    return Gallery(plates=plates, missing=missing)
+    found = [draft for figure in FIGURES for draft in figure(scene)]
+    drafts = [draft for draft in found if isinstance(draft, Draft)]
+    theirs = (
+        {draft.name: second.submit(_drawn, draft, folder) for draft in reversed(drafts)} if second else {}
+    )
+    ours = {
+        draft.name: _drawn(draft, folder)
+        for draft in drafts
+        if draft.name not in theirs or theirs[draft.name].cancel()
+    }
+    return Gallery(
+        plates={draft.name: ours.get(draft.name) or theirs[draft.name].result() for draft in drafts},
+        missing={draft.name: draft for draft in found if isinstance(draft, Missing)},
+    )
 
 
 def _drawn(draft: Draft, folder: Path) -> Plate:
     """Draws wide and narrow, saves the wide one, and writes the numbers behind it."""
     draft.table.to_csv(folder / f"{draft.name}.csv", index=False, lineterminator="\n")
-    wide = save(settled(draft.draw(False)), folder / draft.name)
-    narrow = svg_of(settled(draft.draw(True)))
+    with house_style():
+        wide = save(settled(draft.draw(narrow=False)), folder / draft.name)
+        narrow = svg_of(settled(draft.draw(narrow=True)))
     return Plate(
         name=draft.name,
         title=draft.title,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis.comparison import Comparison
-from analysis.gallery import draw_all
+from analysis.gallery import draw_all, second_painter
 from analysis.page import render_html, render_markdown
 from analysis.records import load
 from analysis.results import analyse
@@ -52,12 +52,13 @@ def write_report(folder: str | os.PathLike[str]) -> ReportResult:
     Raises ResultsError where plan or tables cannot be used; whatever the trials did ends as a verdict.
     """
     experiment = load(folder)
-    results = analyse(experiment)
     out = experiment.folder.report
-    for part in ("figures", "tables"):
-        shutil.rmtree(out / part, ignore_errors=True)
-        (out / part).mkdir(parents=True)
-    gallery = draw_all(results, out / "figures")
+    with second_painter(len(experiment.metrics)) as second:
+        results = analyse(experiment)
+        for part in ("figures", "tables"):
+            shutil.rmtree(out / part, ignore_errors=True)
+            (out / part).mkdir(parents=True)
+        gallery = draw_all(results, out / "figures", second)
     write_tables(results, out / "tables")
     strict = json.dumps(results.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
     _write(out / "results.json", strict + "\n")

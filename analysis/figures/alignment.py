@@ -6,6 +6,7 @@ Each arm's KV target is its own projection, so the arms' KV losses have no commo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ def drafts(scene: Scene) -> Drafts:
         ),
         alt=f"Per arm, {label} above and the training KV loss below, by step.",
         table=pd.concat(behind, ignore_index=True),
-        draw=lambda narrow: alignment_figure(shown, label, scene.styles, narrow=narrow),
+        draw=partial(alignment_figure, shown, label, scene.styles),
     )
 
 

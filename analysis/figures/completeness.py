@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ def drafts(scene: Scene) -> Drafts:
         caption=f"Every planned trial, n = {len(table)}: {spelled}.{retried}",
         alt=f"Grid of {table['arm'].nunique()} arms by {table['seed'].nunique()} seeds: {spelled}.",
         table=table,
-        draw=lambda narrow: completeness_figure(table, narrow=narrow),
+        draw=partial(completeness_figure, table),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -42,5 +44,5 @@ def drafts(scene: Scene) -> Drafts:
         ),
         alt=f"Every completed run's {', '.join(panel.title for panel in panels)} by arm.",
         table=pd.concat(shown, ignore_index=True),
-        draw=lambda narrow: strip_figure(panels, scene.styles, narrow=narrow),
+        draw=partial(strip_figure, panels, scene.styles),
     )

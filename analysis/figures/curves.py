@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -72,7 +73,7 @@ def _draft(
         ),
         alt=f"Learning curves of {' and '.join(label for label, _ in groups)} by step and by wall time.",
         table=pd.concat(behind, ignore_index=True),
-        draw=lambda narrow: curves_figure(drawn, styles, narrow=narrow),
+        draw=partial(curves_figure, drawn, styles),
     )
 
 

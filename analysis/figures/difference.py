@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -49,7 +50,7 @@ def drafts(scene: Scene) -> Drafts:
             [curve.table.assign(treatment=curve.treatment, baseline=curve.baseline) for curve in found],
             ignore_index=True,
         ),
-        draw=lambda narrow: difference_figure(shown, plan, scene.styles, narrow=narrow),
+        draw=partial(difference_figure, shown, plan, scene.styles),
     )
 
 

@@ -29,8 +29,9 @@ class Draft:
     """The figure in words."""
     table: pd.DataFrame
     """The numbers behind it, all of them."""
-    draw: Callable[[bool], Figure]
-    """Wide (two columns, a screen) or, with True, narrow (one column, a phone)."""
+    draw: Callable[..., Figure]
+    """Called with narrow=False for two columns and a screen, with True for one column and a phone. A module's
+    function with plain values, so that another process can call it."""
 
 
 @dataclass(frozen=True, kw_only=True)

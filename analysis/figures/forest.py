@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def drafts(scene: Scene) -> Drafts:
             for c in known
         ),
         table=pd.DataFrame([_record(comparison) for comparison in asked]),
-        draw=lambda narrow: forest_figure(list(groups.values()), scene.styles, narrow=narrow),
+        draw=partial(forest_figure, list(groups.values()), scene.styles),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def drafts(scene: Scene) -> Drafts:
         ),
         alt=f"Table of {endpoint.label} by arm and by {', '.join(plan.grid)}, {len(table)} cells.",
         table=table,
-        draw=lambda narrow: grid_figure(table, endpoint, narrow=narrow),
+        draw=partial(grid_figure, table, endpoint),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -65,7 +66,7 @@ def _draft(comparison: Comparison, styles: Styles, name: str, title: str) -> Dra
         ),
         alt=f"Paired plot of {comparison.endpoint.label} over {plural(comparison.pairs, 'seed')}: {found}.",
         table=pd.DataFrame([seed_record(row) for row in comparison.rows]),
-        draw=lambda narrow: paired_figure(comparison, styles, narrow=narrow),
+        draw=partial(paired_figure, comparison, styles),
     )
 
 

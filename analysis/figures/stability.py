@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -48,7 +50,7 @@ def drafts(scene: Scene) -> Drafts:
             ],
             ignore_index=True,
         ),
-        draw=lambda narrow: strip_figure(panels, scene.styles, narrow=narrow),
+        draw=partial(strip_figure, panels, scene.styles),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -58,7 +59,7 @@ def drafts(scene: Scene) -> Drafts:
         ),
         alt=f"Every run's {', '.join(endpoint.label for endpoint in endpoints)} by arm.",
         table=pd.concat(behind, ignore_index=True),
-        draw=lambda narrow: strip_figure(panels, scene.styles, narrow=narrow),
+        draw=partial(strip_figure, panels, scene.styles),
     )
 
 

@@ -23,7 +23,7 @@ def only(drafts):
 
 def drawn(draft, narrow=False):
     with house_style():
-        return draft.draw(narrow)
+        return draft.draw(narrow=narrow)
 
 
 def gridded(**options):
@@ -187,7 +187,7 @@ def test_labels_stay_inside_the_figure_whatever_the_names(narrow):
 
     for draft in shown:
         with house_style():
-            figure = settled(draft.draw(narrow))
+            figure = settled(draft.draw(narrow=narrow))
             box = figure.get_tightbbox()
 
         assert box.x0 >= -0.1, draft.name
@@ -203,7 +203,7 @@ def test_long_labels_break_by_their_breadth_and_keep_their_end():
 
 def test_an_inlined_drawing_keeps_only_the_ids_it_uses():
     with house_style():
-        svg = svg_of(only(paired.drafts(scene_of())).draw(False))
+        svg = svg_of(only(paired.drafts(scene_of())).draw(narrow=False))
 
     page = inline(svg, "here")
 

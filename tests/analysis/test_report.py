@@ -1,11 +1,13 @@
 import json
+import os
 import re
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 
-from analysis.canvas import svg_of
+from analysis import gallery
+from analysis.canvas import settled, svg_of
 from analysis.report import write_report
 from tests.analysis.fakes import FakeExperiment
 
@@ -167,6 +169,20 @@ def svg_only(monkeypatch):
 @pytest.fixture
 def no_figures(monkeypatch):
     monkeypatch.setattr("analysis.gallery.FIGURES", ())
+
+
+def test_two_processes_draw_the_same_bytes_as_one(report, monkeypatch):
+    folder = report.html.parent
+    alone = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    monkeypatch.setattr(gallery, "LARGE", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    here = []
+    monkeypatch.setattr(gallery, "settled", lambda figure: here.append(figure) or settled(figure))
+    write_report(folder.parent)
+
+    assert 0 < len(here) < 2 * len(DRAWN), "each of the two has drawn some, wide and narrow"
+    assert {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()} == alone
 
 
 def test_a_report_written_again_leaves_nothing_of_the_old_one(tmp_path, no_figures):
