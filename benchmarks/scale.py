@@ -4,8 +4,9 @@ All is real but the training: Ray Tune schedules every trial, a warm worker star
 writes a row and a result, and the driver shows, collects and tabulates them. Each size runs in a driver of
 its own, whose peak memory is told by the kernel. The slots are processes of this machine, so that with more
 of them than cores a trial's time is what the machine's cores need for it, not what a cluster's would. The
-first trials, as many as slots, last RAMP_S, so that every slot has its worker before the count begins: a stub
-is over so soon that Tune would hand one warm worker from trial to trial and call off the others' start.
+first trials, as many as slots, wait for each other, so that every slot has its worker before the count
+begins: a stub is over so soon that Tune would hand one warm worker from trial to trial and call off the
+others' start.
 
     python -m benchmarks.scale --sizes 100 1000 10000 --slots 16
 """
@@ -31,15 +32,16 @@ from trainables.config import DistillConfig
 from trainables.trial_folder import TrialFolder
 
 DRIVER_LIMIT_GIB = 2.0
-RAMP_S = 20.0
+POLL_S = 0.05
 
 
 def distill(config: DistillConfig, report: Any, resume_from: str | None = None) -> dict[str, Any]:
     """A trial that does nothing but keep its folder's contract; save_steps holds the number of slots."""
-    if config.seed < config.save_steps // 2:
-        time.sleep(RAMP_S)
     folder = TrialFolder(config.output_dir)
     folder.claim(config)
+    slots = config.save_steps
+    while config.seed < slots // 2 and len(list(folder.path.parent.glob("*/config.json"))) < slots:
+        time.sleep(POLL_S)
     row = {"step": 1, "epoch": 1.0, "tokens": 1, "wall_s": 0.0, "split": "eval", "n_items": 1}
     folder.append_metrics({**row, "metrics": {"eval_ce": float(config.seed)}})
     report({**row, "metrics": {"eval_ce": float(config.seed)}})

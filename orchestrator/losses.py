@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import Callback
 
@@ -51,8 +50,15 @@ class Losses(Callback):
 def outlived() -> Iterator[None]:
     """Have Tune take a worker that Ray's memory monitor ended for one that died.
 
-    The error that Ray raises for it is neither of those that Tune awaits, and would end the whole run.
+    The error that Ray raises for it is neither of those that Tune awaits, and would end the whole run. The
+    place is private to Ray (checked with 2.60): where a later one has it elsewhere, Tune is left as it is.
     """
+    try:
+        from ray.air.execution._internal.actor_manager import RayActorManager
+    except ImportError:
+        log.warning("a worker that Ray's memory monitor ends will end the run with this version of Ray")
+        yield
+        return
     handle = RayActorManager._actor_task_failed
 
     def as_died(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:

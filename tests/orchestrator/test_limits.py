@@ -304,3 +304,20 @@ def test_how_a_lost_worker_ended_follows_from_what_ray_says(monkeypatch: pytest.
         "crashed", f"{attempts.NO_WORD}: The actor died unexpectedly",
     )  # fmt: skip
     assert losses._why("", None) == ("crashed", attempts.NO_WORD)
+
+
+def test_a_ray_that_keeps_its_actor_manager_elsewhere_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ray.air.execution._internal import actor_manager
+
+    from orchestrator import losses
+
+    handle = actor_manager.RayActorManager._actor_task_failed
+    with losses.outlived():
+        assert actor_manager.RayActorManager._actor_task_failed is not handle
+    monkeypatch.setitem(sys.modules, actor_manager.__name__, None)
+    with losses.outlived():
+        assert actor_manager.RayActorManager._actor_task_failed is handle
+
+    assert "memory monitor" in caplog.text
