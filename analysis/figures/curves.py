@@ -8,6 +8,7 @@ from functools import partial
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.canvas import NARROW, WIDE, legend, wrapped
 from analysis.curves import ArmCurve, counts_text, smoothed, smoothing_text
@@ -131,6 +132,7 @@ def plot_counts(curves: Sequence[ArmCurve], styles: Styles, ax: Axes, x: str) ->
         ax.step(mean[x] / unit, mean["n"], where="post", color=style.colour, ls=style.dashes, lw=1.2)
     ax.set_ylim(0, most * 1.25)
     ax.set_yticks([0, most])
+    ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.set_ylabel("runs")
     ax.set_xlabel(label)
     return ax
