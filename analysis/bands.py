@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from analysis.comparison import Comparison
 from analysis.curves import n_text, t_band
 from analysis.endpoints import Endpoint, endpoint_of
-from analysis.maxt import max_t
+from analysis.maxt import max_t, units_of
 from analysis.paired_tests import ROUNDING
 from analysis.power import least_pairs
 from analysis.ragged import Floats, of_runs
@@ -183,8 +183,7 @@ def _differences(ours: Floats, theirs: Floats) -> Floats:
 
 
 def _pointwise(steps: NDArray[np.int64], deltas: Floats, alpha: float) -> pd.DataFrame:
-    largest = np.nanmax(np.abs(deltas), axis=0, initial=0.0)
-    unit = np.where(largest > 0, largest, 1.0)
+    unit = units_of(deltas)
     table = pd.DataFrame((deltas / unit).T, index=steps)
     n = table.count(axis=1).to_numpy(np.int64)
     mean, sd = (numbers.to_numpy(np.float64) * unit for numbers in (table.mean(axis=1), table.std(axis=1)))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 
 from analysis.canvas import arm_styles, house_style, inline, save, settled, svg_of
 from analysis.figures import (
@@ -26,6 +24,7 @@ from analysis.figures import (
     strip,
 )
 from analysis.figures.draft import Draft, Drafts, Missing, Scene
+from analysis.processes import bare_main
 from analysis.results import Results
 
 FIGURES: tuple[Callable[[Scene], Drafts], ...] = (
@@ -79,22 +78,11 @@ def second_painter(rows: int) -> Iterator[Executor | None]:
         return
     painter = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
     try:
-        with _bare_main():
+        with bare_main():
             painter.submit(_ready)
         yield painter
     finally:
         painter.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def _bare_main() -> Iterator[None]:
-    """Spare a new process the parent's script, which multiprocessing would run again there."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def _ready() -> None:

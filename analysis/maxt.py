@@ -40,7 +40,7 @@ def max_t(deltas: Floats, level: float) -> MaxT:
     an effect (a band of it covers 80 % where it says 95 %); and the pointwise t quantile.
     """
     counts = np.count_nonzero(~np.isnan(deltas), axis=0)
-    scaled = _in_unit_of_steps(deltas)
+    scaled = deltas / units_of(deltas)
     means = np.nansum(scaled, axis=0) / np.maximum(counts, 1)
     steady = (counts < 2) | (np.nanmax(np.abs(scaled - means), axis=0, initial=0.0) <= 1e-12)
     t = np.full(len(counts), np.nan)
@@ -57,10 +57,10 @@ def max_t(deltas: Floats, level: float) -> MaxT:
     return MaxT(t, p, width)
 
 
-def _in_unit_of_steps(deltas: Floats) -> Floats:
-    """Every step in the unit of its own largest difference: no square over- or underflows, no t changes."""
+def units_of(deltas: Floats) -> Floats:
+    """Every step's largest difference: in this unit no square over- or underflows, and no t changes."""
     largest = np.nanmax(np.abs(deltas), axis=0, initial=0.0)
-    return np.asarray(deltas / np.where(largest > 0, largest, 1.0), dtype=np.float64)
+    return np.asarray(np.where(largest > 0, largest, 1.0), dtype=np.float64)
 
 
 def _t(sums: Floats, squares: Floats, counts: NDArray[np.int64]) -> Floats:

@@ -65,32 +65,28 @@ def as_cell(cell: Cell) -> dict[str, Any]:
     return {"trial_id": cell.trial_id, "config_hash": cell.config.hash()}
 
 
-def _distinct(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """One cell for every configuration, whatever its seed."""
-    distinct: dict[str, Cell] = {}
+def _alike_in(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells by configuration, whatever their seeds."""
+    alike: dict[str, list[Cell]] = {}
     for cell in cells:
-        distinct.setdefault(_kind_of(cell), cell)
-    return distinct
-
-
-def _kind_of(cell: Cell) -> str:
-    return replace(cell.config, seed=0).hash()
+        alike.setdefault(replace(cell.config, seed=0).hash(), []).append(cell)
+    return list(alike.values())
 
 
 def preflight(cells: Sequence[Cell], objective: Objective) -> None:
-    check = resolve(objective.check) if cells else None
-    for cell in _distinct(cells).values():
-        assert check is not None
+    for cell, *_ in _alike_in(cells):
         try:
-            check(cell.config)
+            resolve(objective.check)(cell.config)
         except InputError as error:
             raise InputError(f"arm {cell.arm!r}: {error}") from None
 
 
 def refuse_full_disk(cells: Sequence[Cell], folder: ResultsFolder, objective: Objective) -> None:
     """Refuse a storage that the checkpoints to come would fill, for certain."""
-    weights = {key: resolve(objective.weigh)(cell.config) for key, cell in _distinct(cells).items()}
-    needed = sum(weights[_kind_of(cell)] * _kept_for_certain(cell.config) for cell in cells)
+    needed = sum(
+        resolve(objective.weigh)(alike[0].config) * sum(_kept_for_certain(cell.config) for cell in alike)
+        for alike in _alike_in(cells)
+    )
     free = shutil.disk_usage(existing(folder.path)).free
     if needed > free:
         raise InputError(
@@ -113,7 +109,5 @@ def existing(path: Path) -> Path:
 def prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> None:
     """Have the built-in teacher there, once, before any trial needs it."""
     needs = {tuple(getattr(cell.config, name) for name in TEACHER_FIELDS): cell.config for cell in cells}
-    prepare = resolve(objective.prepare) if needs else None
     for config in needs.values():
-        assert prepare is not None
-        prepare(config, lambda line: changes.say(console, line))
+        resolve(objective.prepare)(config, lambda line: changes.say(console, line))

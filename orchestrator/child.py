@@ -24,9 +24,9 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from analysis.processes import bare_main
 from orchestrator import fence, space
 from orchestrator.attempts import Outcome
 from orchestrator.trackers import Tracker
@@ -207,13 +207,11 @@ def _clean_start(environment: Mapping[str, str | None]) -> Iterator[None]:
     every child (Ray's worker, the kvtune command): a bare __main__ spares each trial that second.
     """
     before = {name: os.environ.get(name) for name in environment}
-    main = sys.modules["__main__"]
     _set_environment(environment)
-    sys.modules["__main__"] = ModuleType("__main__")
     try:
-        yield
+        with bare_main():
+            yield
     finally:
-        sys.modules["__main__"] = main
         _set_environment(before)
 
 

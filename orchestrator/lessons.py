@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from orchestrator.child import Job
 from orchestrator.probe import STEPS, Cost, probe, size_of
 from orchestrator.spec import ExperimentSpec
-from orchestrator.teacher_tasks import AUTO_SHARE, FOLDER, GIB, alike_in, why_not
+from orchestrator.teacher_tasks import FOLDER, alike_in, bytes_of, why_not
 from orchestrator.trials import Cell
 from trainables.config import DistillConfig
 
@@ -65,15 +65,14 @@ def lessons_of(
 
     if spec.teacher_cache == "off":
         return []
-    thrifty = spec.teacher_cache == "auto"
-    left = free * AUTO_SHARE if spec.teacher_cache == "auto" else spec.teacher_cache * GIB
+    left = bytes_of(spec.teacher_cache, free)
     found = []
     for alike in alike_in(missing):
         arms = {cell.arm: cell.config for cell in alike if cell.config.uses_teacher}
         tried = {arm: attempt(jobs[arm], config) for arm, config in arms.items()}
         one = next(iter(tried.values()))
         to_make = lacking(storage / FOLDER / one.task.key, one.task.key, one.task.names)
-        if to_make and why_not(one.task, alike, left, thrifty):
+        if to_make and why_not(one.task, alike, left, thrifty=spec.teacher_cache == "auto"):
             continue
         written = one.bytes if to_make else 0
         left -= written

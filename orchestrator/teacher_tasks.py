@@ -67,7 +67,7 @@ def provide(
     builtin = _share_builtin(cells, storage / FOLDER)
     if budget == "off":
         return Teachers({}, builtin)
-    left = shutil.disk_usage(storage).free * AUTO_SHARE if budget == "auto" else budget * GIB
+    left = bytes_of(budget, shutil.disk_usage(storage).free)
     work = _Work(storage / FOLDER, resources, on_ray, builtin, tell)
     caches: dict[str, str] = {}
     for alike in alike_in(cells):
@@ -91,6 +91,13 @@ class _Work:
     on_ray: bool
     builtin: str | None
     tell: Tell
+
+
+def bytes_of(budget: Budget, free: int) -> float:
+    """What one launch may write."""
+    if budget == "off":
+        return 0.0
+    return free * AUTO_SHARE if budget == "auto" else budget * GIB
 
 
 def alike_in(cells: Sequence[Cell]) -> list[list[Cell]]:

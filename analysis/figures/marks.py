@@ -50,7 +50,7 @@ def thinned(table: pd.DataFrame, most: int = MOST_POINTS) -> pd.DataFrame:
     """At most so many rows, evenly spaced, first and last among them."""
     if len(table) <= most:
         return table
-    return table.iloc[np.unique(np.linspace(0, len(table) - 1, most).round().astype(int))]
+    return table.iloc[_evenly(len(table), most)]
 
 
 def spread(values: Floats) -> NDArray[np.intp]:
@@ -60,7 +60,12 @@ def spread(values: Floats) -> NDArray[np.intp]:
     if len(finite) <= MOST_POINTS:
         return finite
     ranked = finite[np.argsort(values[finite], kind="stable")]
-    return np.sort(ranked[np.linspace(0, len(ranked) - 1, MOST_POINTS).round().astype(int)])
+    return np.sort(ranked[_evenly(len(ranked), MOST_POINTS)])
+
+
+def _evenly(count: int, most: int) -> NDArray[np.intp]:
+    """So many of more places, the first and the last among them; a step over 1 rounds to no place twice."""
+    return np.linspace(0, count - 1, most).round().astype(np.intp)
 
 
 def spread_text(points: int) -> str:

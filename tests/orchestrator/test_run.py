@@ -22,6 +22,7 @@ from orchestrator.launch import Summary, run
 from orchestrator.spec import spec_from
 from orchestrator.tuning import Runner
 from tests.fakes import FAKE, STEPS, experiment
+from tests.orchestrator.faults import gone, wait_until
 from trainables.config import InputError
 
 FLAT = {"alignment_mode": "flat"}
@@ -282,7 +283,7 @@ def test_a_trial_ends_with_its_driver(place: Path) -> None:
     waiting.kill()
     waiting.wait()
 
-    wait_until(lambda: not Path(f"/proc/{trial}").exists() or "Z" in Path(f"/proc/{trial}/stat").read_text())
+    wait_until(lambda: gone(trial), seconds=60)
 
 
 def test_provenance_tells_of_every_launch_and_no_secret(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,14 +318,5 @@ def start_waiting_run(place: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(place)], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
     )
-    wait_until(lambda: any(path.stat().st_size for path in place.glob("fake/trials/*/metrics.jsonl")))
+    wait_until(lambda: any(path.stat().st_size for path in place.glob("fake/trials/*/metrics.jsonl")), 60)
     return process
-
-
-def wait_until(holds: Any, seconds: float = 60) -> None:
-    import time
-
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
