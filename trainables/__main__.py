@@ -32,9 +32,11 @@ def _train(config: DistillConfig) -> int:
         done = f"{ended['status']} at step {ended['completed_steps']}"
         print(f"{config.output_dir} holds this trial already, {done}.")
         return 0 if ended["status"] == "completed" else 1
+    from trainables.device import present_device
     from trainables.distill import distill
     from trainables.preflight import check, prepare
 
+    present_device(config.device)
     check(config)
     _make(config.output_dir)
     prepare(config, print)

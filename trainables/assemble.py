@@ -21,6 +21,7 @@ from trainables.builtin_teacher import Schooling, load_builtin_teacher
 from trainables.capture import Reader, check_capture
 from trainables.config import BUILTIN_TEACHER, SELF, DistillConfig
 from trainables.data import load_examples
+from trainables.device import DTYPES, present_device
 from trainables.evaluate import compared_rows
 from trainables.examples import Splits
 from trainables.kv_cache import CacheShape
@@ -35,6 +36,8 @@ from trainables.tokenizers import load_tokenizer, same_tokenizer
 
 CALIBRATION_ROWS = 256
 """First training rows on which targets are standardised, the same in every arm and seed."""
+CALIBRATION_BATCH = 8
+"""Of them, read at a time: few, whatever the batch of training, so that a large teacher fits."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Trial:
 
 def assemble(config: DistillConfig) -> Trial:
     """Load and build everything; InputError for whatever the user gave that cannot work."""
-    device = pick_device(config.device)
+    device = present_device(config.device)
     splits = load_examples(config)
     vocabularies = tokenizers_of(config, splits)
     train, held_out = (Rows.encoded(part, *vocabularies) for part in (splits.train, splits.held_out))
@@ -83,13 +86,16 @@ def tokenizers_of(config: DistillConfig, splits: Splits) -> tuple[Any, Any]:
 
 
 def load_teacher(config: DistillConfig, splits: Splits) -> Reader | None:
-    """The frozen teacher, in eval mode and without gradients; None for self-distillation."""
+    """The frozen teacher, in eval mode and without gradients, its weights in --dtype; None for SELF."""
     if config.teacher == SELF:
         return None
+    dtype = DTYPES[config.dtype]
     if config.teacher == BUILTIN_TEACHER:
         teacher = load_builtin_teacher(Schooling.of(config, splits))
+        for parameter in teacher.parameters():  # and not the rotary frequencies, which stay float32
+            parameter.data = parameter.data.to(dtype)
     else:
-        teacher = Reader(from_pretrained(config.teacher, "--teacher_name"), "--teacher_name")
+        teacher = Reader(from_pretrained(config.teacher, "--teacher_name", dtype), "--teacher_name")
     return teacher.eval().requires_grad_(False)
 
 
@@ -108,12 +114,6 @@ def _open_cache(config: DistillConfig, layers: int, train: Rows, held_out: Rows)
         mapped = layer_map(found.shape.layers, layers, config.layer_map)
         found.check(Recipe.of(config, train, shown, mapped, found.recipe["teacher"]))
     return found
-
-
-def pick_device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _distillation(
@@ -144,11 +144,9 @@ def _distillation(
     return built.to(device)
 
 
-def calibration(train: Rows, device: torch.device, size: int = 64) -> Iterator[Batch]:
-    """The rows on which targets are standardised, as the teacher reads them."""
-    rows = range(min(CALIBRATION_ROWS, len(train)))
-    for start in range(0, len(rows), size):
-        yield train.taught(rows[start : start + size], device)
+def calibration(train: Rows, device: torch.device) -> Iterator[Batch]:
+    """The rows on which targets are standardised, as the teacher reads them: always in the same batches."""
+    return train.taught_in_batches(range(min(CALIBRATION_ROWS, len(train))), CALIBRATION_BATCH, device)
 
 
 def _aligner(config: DistillConfig, student: CacheShape, teacher: CacheShape) -> nn.Module:

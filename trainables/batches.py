@@ -8,17 +8,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainables.device import to_device
 from trainables.streams import stream
 from trainables.tokenizers import Encoded
 
 PADDING, QUESTION, CHAIN, ANSWER = range(4)
 """The values of Batch.segment."""
+
+
+class Lengths(NamedTuple):
+    """Real tokens of a row's parts."""
+
+    question: int
+    chain: int
+    answer: int
 
 
 @dataclass(frozen=True)
@@ -46,13 +56,34 @@ class Batch:
     """[B T] int8: 0 padding, 1 question, 2 chain, 3 answer."""
     chain_len: Tensor
     """[B] tokens of the chain."""
-    n_tokens: int
-    """Real tokens of the whole texts. Counted on the host, so that reading it never waits for a GPU."""
+    lengths: tuple[Lengths, ...]
+    """Of each row; on the host, so that reading them never waits for a device."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens of the whole texts."""
+        return sum(map(sum, self.lengths))
+
+    @property
+    def n_answer(self) -> int:
+        """Real tokens of the answers."""
+        return sum(row.answer for row in self.lengths)
+
+    @property
+    def n_explicit(self) -> int:
+        """Real tokens of chains and answers."""
+        return self.n_tokens - sum(row.question for row in self.lengths)
+
+    @property
+    def longest_chain(self) -> int:
+        return max(row.chain for row in self.lengths)
 
     def to(self, device: torch.device | str) -> Batch:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
-        return Batch(**{**values, **moved})
+        moved = {name: to_device(x, torch.device(device)) for name, x in self._tensors().items()}
+        return Batch(**moved, lengths=self.lengths)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "lengths"}
 
 
 def collate(encoded: Sequence[Encoded], pad_id: int, multiple_of: int = 1) -> Batch:
@@ -73,7 +104,7 @@ def collate(encoded: Sequence[Encoded], pad_id: int, multiple_of: int = 1) -> Ba
         attention_mask=attention_mask,
         segment=_padded(segments, PADDING, multiple_of)[0].to(torch.int8),
         chain_len=torch.tensor([len(e.chain) for e in encoded]),
-        n_tokens=sum(len(e.ids) for e in encoded),
+        lengths=tuple(Lengths(len(e.question), len(e.chain), len(e.answer)) for e in encoded),
     )
 
 
@@ -100,25 +131,20 @@ def by_length(batch: Batch) -> list[tuple[Tensor, Batch]]:
     A batch whose rows all have its own width is handed on as it is.
     """
     rows_of: dict[int, list[int]] = {}
-    for row, length in enumerate(batch.attention_mask.sum(1).tolist()):
-        rows_of.setdefault(padded_width(length), []).append(row)
-    device = batch.input_ids.device
+    for row, lengths in enumerate(batch.lengths):
+        rows_of.setdefault(padded_width(sum(lengths)), []).append(row)
     if list(rows_of) == [batch.input_ids.shape[1]]:
-        return [(torch.arange(len(batch.input_ids), device=device), batch)]
-    return [
-        (index, _rows_at(batch, index, width))
-        for width, rows in rows_of.items()
-        for index in (torch.tensor(rows, device=device),)
-    ]
+        return [(torch.arange(len(batch.lengths)), batch)]
+    return [(torch.tensor(rows), _rows_at(batch, rows, width)) for width, rows in rows_of.items()]
 
 
-def _rows_at(batch: Batch, rows: Tensor, width: int) -> Batch:
+def _rows_at(batch: Batch, rows: list[int], width: int) -> Batch:
     """Some rows of a batch, their whole texts cut or padded to `width`."""
     beyond = width - batch.input_ids.shape[1]
-    values = {f.name: getattr(batch, f.name)[rows] for f in fields(batch) if f.name != "n_tokens"}
+    values = {name: x[rows] for name, x in batch._tensors().items()}
     for name in ("input_ids", "attention_mask", "segment"):
         values[name] = torch.nn.functional.pad(values[name], (0, beyond))
-    return Batch(**values, n_tokens=int(values["attention_mask"].sum()))
+    return Batch(**values, lengths=tuple(batch.lengths[row] for row in rows))
 
 
 def batches(n_rows: int, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:

@@ -97,11 +97,12 @@ class Reader(nn.Module):
     Raises InputError for a family without an adapter.
     """
 
-    def __init__(self, lm: nn.Module, flag: str = "--model_name") -> None:
+    def __init__(self, lm: Any, flag: str = "--model_name") -> None:
         super().__init__()
         self.lm: Any = lm
         self.config: Any = self.lm.config
         self.family = family_of(self.config, flag)
+        self.lm.set_attn_implementation("sdpa")  # which takes the masks of read() as they are
         self.shape = cache_shape(self.config)
 
     @property
@@ -126,13 +127,14 @@ class Reader(nn.Module):
         """Read `tokens`, ids [B T] or embeddings [B T W], after an optional `past`.
 
         `mask` is bool [B P+T] over past and new positions; `positions` [B T] counts real tokens only,
-        so that padding moves nobody.
+        so that padding moves nobody. Nothing here waits for the device.
         """
+        assert self.config._attn_implementation == "sdpa", "another one would take the mask for numbers"
         name = "input_ids" if tokens.dim() == 2 else "inputs_embeds"
         with self._recorded() as tape:
             out = self.lm(
                 **{name: tokens},
-                attention_mask=mask.long(),
+                attention_mask=_visible(mask, tokens.shape[1]),
                 position_ids=positions,
                 past_key_values=past,
                 use_cache=keep_past or past is not None,
@@ -185,6 +187,15 @@ class Reader(nn.Module):
             layer.reshape(*layer.shape[:2], heads, self.shape.head_dim).transpose(1, 2) for layer in layers
         ]
         return torch.stack(split, dim=1)
+
+
+def _visible(mask: Tensor, count: int) -> Tensor:
+    """What each of the newest `count` positions sees of all, mask [B P+count]: bool [B 1 count P+count].
+
+    Of a mask [B T] transformers would ask whether all of it is real, and wait for the device's answer.
+    """
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return (places <= places[-count:, None]) & mask[:, None, None, :]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ BUILTIN_TEACHER = "tiny-teacher"
 SELF = "self"
 
 NOT_PART_OF_THE_RESULT = frozenset(
-    {"output_dir", "device", "threads", "save_steps", "save_total_limit", "teacher_cache"}
+    {"output_dir", "device", "threads", "save_steps", "save_total_limit", "teacher_cache", "eval_batch_size"}
 )
 """Fields that may change without changing what a trial's numbers mean; the config hash leaves them out."""
 
@@ -87,6 +87,8 @@ class DistillConfig:
     """Training rows used; all of them when left out (20,000 of the built-in task)."""
     eval_size: int = 256
     """Held-out rows evaluated."""
+    eval_batch_size: int = 128
+    """Of them, in one batch; fewer where an evaluation takes too much memory."""
     drop_last_step: bool = False
     """Leave out the last step of every chain of thought, as CODI and KaVa do."""
 
@@ -114,7 +116,8 @@ class DistillConfig:
     aligner_max_grad_norm: float = 1.0
     """Clip of the aligner's own gradient norm, apart from the student's."""
     dtype: Dtype = "float32"
-    """Compute type of student and teacher forward passes; losses and optimizer stay float32."""
+    """Compute type of forward passes and of a frozen teacher's weights; the student's, losses, aligner and
+    optimizer stay float32."""
 
     # --- distillation
     alignment_mode: AlignmentMode = "structured"
@@ -167,7 +170,7 @@ class DistillConfig:
     """A folder with the frozen teacher's lessons, computed once and read instead of asking it in every step,
     to the same bits. kvtune train fills it; kvtune run hands its own to the trials."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1 ..."""
+    """auto (a GPU where there is one), cpu, cuda, cuda:1 or another device of torch."""
     threads: int | None = None
     """CPU threads of torch; what the machine or Ray gives when left out."""
 
@@ -282,6 +285,7 @@ LITERALS: dict[str, Any] = {
 LEAST: dict[str, float] = {
     "subset_size": 1,
     "eval_size": 1,
+    "eval_batch_size": 1,
     "batch_size": 1,
     "gradient_accumulation_steps": 1,
     "max_steps": 1,

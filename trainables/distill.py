@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trainables import checkpoint
 from trainables.aligners import parameter_count
@@ -23,11 +24,11 @@ from trainables.assemble import Trial, assemble
 from trainables.batches import batches
 from trainables.checkpoint import Progress
 from trainables.config import DistillConfig
+from trainables.device import widened
 from trainables.evaluate import Prediction, evaluate
 from trainables.examples import set_hash
 from trainables.models import weights_hash
-from trainables.reading import autocast
-from trainables.step import LossTerms, gradient_shares
+from trainables.step import gradient_shares
 from trainables.streams import stream_seed
 from trainables.trial_folder import TrialFolder
 
@@ -95,7 +96,7 @@ class _Run:
         for step, index in self._order():
             metrics = self._step(step, index)
             diverged = not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"]))
-            if diverged or step % self.config.logging_steps == 0 or step == self.planned_steps:
+            if diverged or self._logs(step):
                 self._write(step, "train", metrics, len(index))
                 log.info(log_line(step, metrics, self.config))
             if diverged:
@@ -118,35 +119,45 @@ class _Run:
                     yield step, [int(i) for i in index]
             epoch += 1
 
+    def _logs(self, step: int) -> bool:
+        return step % self.config.logging_steps == 0 or step == self.planned_steps
+
     def _step(self, step: int, index: Sequence[int]) -> dict[str, float]:
-        """One optimizer step over micro-batches of the rows `index`; its losses and gradient norms."""
+        """One optimizer step over micro-batches of the rows `index`; its losses and gradient norms.
+
+        The host waits for the device once, to read them.
+        """
         config = self.config
         torch.manual_seed(stream_seed(config.seed, "dropout", step))
         rates = _set_rates(self.optimizer, config, step, self.planned_steps)
         self.optimizer.zero_grad(set_to_none=True)
-        sums = {"loss": 0.0, "ce": 0.0, "kv_loss": 0.0, "codi_loss": 0.0}
+        sums: list[Tensor] = []
         shares: dict[str, float] = {}
         parts = config.gradient_accumulation_steps
         for start in range(0, len(index), config.batch_size):
             batch, taught = self.trial.train.batch(
                 index[start : start + config.batch_size], self.trial.device
             )
-            with autocast(self.config, self.trial.device):
-                terms: LossTerms = self.distillation(batch, taught, step)
+            terms = self.distillation(batch, taught, step)
             loss = terms.total(config)
-            if start == 0 and step % GRADIENT_SHARES_EVERY == 0:
+            if start == 0 and self._measures_shares(step):
                 shares = gradient_shares(terms, config, self.learners["student"])
             (loss / parts).backward()
             self.progress.tokens += batch.n_tokens
-            for name, value in zip(
-                sums, (loss, terms.ce.mean(), terms.kv.mean(), terms.codi.mean()), strict=True
-            ):
-                sums[name] += float(value.detach()) / parts
+            seen = torch.stack([loss, terms.ce.mean(), terms.kv.mean(), terms.codi.mean()])
+            sums.append(widened(seen.detach()) / parts)
         norms = self._clip()
-        if math.isfinite(sums["loss"]) and math.isfinite(norms["grad_norm"]):
+        read = torch.cat([torch.stack(sums).sum(0), widened(torch.stack(list(norms.values())))]).tolist()
+        metrics = dict(zip(("loss", "ce", "kv_loss", "codi_loss", *norms), read, strict=True))
+        if math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"]):
             self.optimizer.step()
         self._advance(step, index)
-        return {**sums, **norms, **rates, **shares}
+        return {**metrics, **rates, **shares}
+
+    def _measures_shares(self, step: int) -> bool:
+        """On the first step that is logged after every GRADIENT_SHARES_EVERY of them."""
+        gone = step - self.config.logging_steps
+        return self._logs(step) and step // GRADIENT_SHARES_EVERY > gone // GRADIENT_SHARES_EVERY
 
     def _advance(self, step: int, index: Sequence[int]) -> None:
         items = ",".join(self.trial.splits.train[i].item_id for i in index)
@@ -155,20 +166,20 @@ class _Run:
         self.progress.step = step
         self.progress.wall_s = self.before_s + time.perf_counter() - self.clock
 
-    def _clip(self) -> dict[str, float]:
+    def _clip(self) -> dict[str, Tensor]:
         """Clip each group by its own norm; the norms before clipping."""
         limits = {"student": self.config.max_grad_norm}
-        norms = {}
+        norms = {"student": torch.zeros((), device=self.trial.device)}
+        norms |= {"aligner": norms["student"]}
         for name, parameters in self.learners.items():
             if any(p.grad is not None for p in parameters):
                 limit = limits.get(name, self.config.aligner_max_grad_norm)
-                norms[name] = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-        return {"grad_norm": norms["student"], "aligner_grad_norm": norms.get("aligner", 0.0)}
+                norms[name] = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        return {"grad_norm": norms["student"], "aligner_grad_norm": norms["aligner"]}
 
     def _evaluate(self, step: int) -> tuple[dict[str, float], list[Prediction]]:
         self.distillation.eval()
-        with autocast(self.config, self.trial.device):
-            metrics, predictions = evaluate(self.distillation, self.trial.held_out, self.trial.vocabulary)
+        metrics, predictions = evaluate(self.distillation, self.trial.held_out, self.trial.vocabulary)
         self.distillation.train()
         self._write(step, "eval", metrics, len(predictions))
         log.info("Eval %d: %s", step, ", ".join(f"{name}={value:.4f}" for name, value in metrics.items()))

@@ -17,7 +17,8 @@ from trainables.batches import Batch
 from trainables.capture import read_prompt, write_on
 from trainables.config import DistillConfig
 from trainables.data import parse_answer
-from trainables.kv_cache import KVCache
+from trainables.device import widened
+from trainables.kv_cache import KVCache, concatenated
 from trainables.latent import think
 from trainables.rows import Rows
 from trainables.step import Distillation
@@ -44,7 +45,7 @@ class Prediction:
 
 @torch.no_grad()
 def evaluate(
-    distillation: Distillation, rows: Rows, vocabulary: Any, batch_size: int = 128
+    distillation: Distillation, rows: Rows, vocabulary: Any
 ) -> tuple[dict[str, float], list[Prediction]]:
     """Held-out metrics and every single prediction.
 
@@ -54,12 +55,16 @@ def evaluate(
     """
     nats, tokens = 0.0, 0
     predictions: list[Prediction] = []
-    for start in range(0, len(rows), batch_size):
-        index = range(start, min(start + batch_size, len(rows)))
+    caches: list[KVCache] = []
+    compared, size = compared_rows(rows, distillation.config), distillation.config.eval_batch_size
+    for start in range(0, len(rows), size):
+        index = range(start, min(start + size, len(rows)))
         batch, _ = rows.batch(index, distillation.layers.device)
         work = distillation.work(batch)
-        nats += float(work.nats.double().sum())
+        nats += float(widened(work.nats).sum())
         tokens += int(work.tokens.sum())
+        if start < len(compared):
+            caches.append(work.cache.rows(torch.arange(min(size, len(compared) - start))))
         limit = max(_to_write(rows.student[i], distillation) for i in index) + SLACK
         written = _write(distillation, batch, vocabulary.eos_token_id, limit)
         for i, ids in zip(index, written, strict=True):
@@ -68,7 +73,7 @@ def evaluate(
             predictions.append(Prediction(example.item_id, said == example.answer, said, example.answer))
     right = sum(prediction.correct for prediction in predictions)
     metrics = {"eval_ce": nats / tokens, "eval_accuracy": right / len(predictions)}
-    return {**metrics, **compare_caches(distillation, rows)}, predictions
+    return {**metrics, **compare_caches(distillation, rows, concatenated(caches))}, predictions
 
 
 def _to_write(row: Encoded, distillation: Distillation) -> int:
@@ -78,18 +83,14 @@ def _to_write(row: Encoded, distillation: Distillation) -> int:
 
 def _write(distillation: Distillation, batch: Batch, eos_id: int, limit: int) -> list[list[int]]:
     student, config = distillation.student, distillation.config
-    if distillation.latent is None:
-        prefix, _ = read_prompt(student, batch.question_ids, batch.question_mask)
-    else:
-        prefix = think(
-            student,
-            distillation.latent,
-            batch.question_ids,
-            batch.question_mask,
-            config.target_len,
-            config.latent_iterations,
-        ).prefix
-    return write_on(student, prefix, eos_id=eos_id, limit=limit)
+    asked = batch.question_ids, batch.question_mask
+    with distillation.precision():
+        if distillation.latent is None:
+            prefix, _ = read_prompt(student, *asked)
+        else:
+            latent, iterations = distillation.latent, config.latent_iterations
+            prefix = think(student, latent, *asked, config.target_len, iterations).prefix
+        return write_on(student, prefix, eos_id=eos_id, limit=limit)
 
 
 def compared_rows(rows: Rows, config: DistillConfig) -> range:
@@ -100,17 +101,14 @@ def compared_rows(rows: Rows, config: DistillConfig) -> range:
 
 
 @torch.no_grad()
-def compare_caches(distillation: Distillation, rows: Rows) -> dict[str, float]:
-    """CKA, ridge probe and the state of the KV loss's target, on the first held-out rows."""
-    index = compared_rows(rows, distillation.config)
-    batch, _ = rows.batch(index, distillation.layers.device)
-    work = distillation.work(batch)
-    shown = distillation.show(rows.taught(index, distillation.layers.device))
-    _, target = distillation.compared(work, shown.lesson)
+def compare_caches(distillation: Distillation, rows: Rows, mine: KVCache) -> dict[str, float]:
+    """CKA, ridge probe and the state of the KV loss's target, by the student's cache of compared_rows."""
+    shown = distillation.show(rows, compared_rows(rows, distillation.config))
+    _, target = distillation.compared(mine, shown.lesson)
     cka: dict[str, float] = {}
     r2: dict[str, float] = {}
     for part in ("keys", "values"):
-        pairs = list(_samples(work.cache, shown.chain, part))
+        pairs = list(_samples(mine, shown.chain, part))
         cka[part] = sum(unbiased_cka(x, y) for x, y in pairs) / len(pairs)
         r2[part] = sum(probe_r2(x, y) for x, y in pairs) / len(pairs)
     return {
@@ -131,7 +129,7 @@ def _samples(student: KVCache, teacher: KVCache, part: str) -> Iterator[tuple[Te
     mask = student.full_mask[:, 0, 0] & teacher.full_mask[:, 0, 0]
     for layer in range(student.keys.shape[1]):
         both = (getattr(cache, part)[:, layer] for cache in (student, teacher))
-        sides = (states.transpose(1, 2).flatten(2).double() for states in both)
+        sides = (widened(states.transpose(1, 2).flatten(2)) for states in both)
         x, y = (_without_position_means(side, mask)[mask] for side in sides)
         yield x, y
 
@@ -174,9 +172,7 @@ def probe_r2(x: Tensor, y: Tensor) -> float:
     x_fit, x_new, y_fit, y_new = x[:half], x[half:], y[:half] / spread, y[half:] / spread
     covariance = x_fit.T @ x_fit
     penalty = RIDGE * covariance.diagonal().mean().clamp_min(1e-12)
-    weights = torch.linalg.solve(
-        covariance + penalty * torch.eye(len(covariance), dtype=x.dtype), x_fit.T @ y_fit
-    )
+    weights = torch.linalg.solve(covariance + penalty * torch.eye(len(covariance)).to(x), x_fit.T @ y_fit)
     return 1.0 - float((y_new - x_new @ weights).square().sum() / y_new.square().sum().clamp_min(1e-12))
 
 
@@ -188,7 +184,7 @@ def target_state(target: KVCache) -> dict[str, float]:
     mask = target.full_mask[:, 0, 0]
     squares, ranks = [], []
     for side in (target.keys, target.values):
-        for layer in side.double().unbind(1):
+        for layer in widened(side).unbind(1):
             states = layer.transpose(1, 2).flatten(2)[mask]
             squares.append(float(states.square().mean()))
             weights = torch.linalg.svdvals(states - states.mean(0))

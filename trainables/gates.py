@@ -106,7 +106,7 @@ def _stages(trial: Trial, name: str) -> Check:
     batch, taught = trial.train.batch(range(8), trial.device)
     work = model.work(batch)
     lesson, _ = model.teach(taught, step=1)
-    predicted, target = model.compared(work, lesson)
+    predicted, target = model.compared(work.cache, lesson)
     shape = tuple(predicted.keys.shape)
     wanted = (8, model.student.shape.layers, model.teacher.shape.heads, 4, model.teacher.shape.head_dim)
     yield f"{name} aligned cache is [B L H T D]", shape == wanted == tuple(target.keys.shape), str(shape)

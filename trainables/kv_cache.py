@@ -6,10 +6,12 @@ T time (token positions; N when a whole chain of thought, M when a selection of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,24 @@ class KVCache:
         """The batch rows in another `order` [B]."""
         return KVCache(self.keys[order], self.values[order], self.mask[order])
 
+    def resized(self, length: int) -> KVCache:
+        """With `length` positions: those beyond are cut, those that lack are masked."""
+        beyond = length - self.keys.shape[3]
+        keys, values = (pad(states, (0, 0, 0, beyond)) for states in (self.keys, self.values))
+        return KVCache(keys, values, pad(self.mask, (0, beyond)))
+
     def detach(self) -> KVCache:
         return KVCache(self.keys.detach(), self.values.detach(), self.mask)
 
     def float(self) -> KVCache:
         """In float32: where losses and statistics are computed."""
         return KVCache(self.keys.float(), self.values.float(), self.mask)
+
+
+def concatenated(caches: Sequence[KVCache]) -> KVCache:
+    """The rows of one cache after those of another, all as long as the longest; masks of one form."""
+    longest = max(cache.keys.shape[3] for cache in caches)
+    sized = [cache.resized(longest) for cache in caches]
+    return KVCache(
+        *(torch.cat([getattr(cache, name) for cache in sized]) for name in ("keys", "values", "mask"))
+    )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.config import unknown
+from trainables.device import widened, widest
 from trainables.kv_cache import KVCache
 
 KV_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -55,19 +56,22 @@ def _row_mean(
     seen = real[..., None]
     each = distance(_wide(predicted).where(seen, 0), _wide(target).where(seen, 0))
     count = real.sum((1, 2, 3)).clamp(min=1) * predicted.shape[-1]
-    return (each.sum((1, 2, 3, 4), dtype=torch.float64) / count).to(each.dtype)
+    return (each.sum((1, 2, 3, 4), dtype=widest(each.device)) / count).to(each.dtype)
 
 
-def answer_loss(logits: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def answer_loss(logits: Tensor, labels: Tensor, mask: Tensor, real: int) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy in nats: mean per real token [B], sum [B], and the number of real tokens [B] (int64).
 
     `logits` [B T V] at a place predict the label [B T] of the same place: shift before. Labels where `mask`
-    (bool [B T]) is False are never read, so -100 may stand there. Only the real tokens' logits are widened
+    (bool [B T]) is False are never read, so -100 may stand there. `real` is how many places are True, which
+    the host must know: asking the mask would wait for the device. Only the real tokens' logits are widened
     to float32, which is what a large vocabulary can afford.
     """
-    nats = F.cross_entropy(_wide(logits[mask]), labels[mask], reduction="none")  # [real tokens]
-    by_place = nats.new_zeros(mask.shape).masked_scatter(mask, nats)  # [B T]
-    total = by_place.sum(1, dtype=torch.float64)  # the order of a longer sum must not show
+    places = mask.flatten().int().argsort(descending=True, stable=True)[:real]  # the real ones, in order
+    at = places // mask.shape[1], places % mask.shape[1]
+    nats = F.cross_entropy(_wide(logits[at]), labels[at], reduction="none")  # [real]
+    by_place = nats.new_zeros(mask.shape).index_put(at, nats)  # [B T]
+    total = by_place.sum(1, dtype=widest(nats.device))  # the order of a longer sum must not show
     count = mask.sum(1)
     return (total / count.clamp(min=1)).to(nats.dtype), total.to(nats.dtype), count
 
@@ -137,7 +141,8 @@ class Standardiser(nn.Module):
     def fit(cls, caches: Iterable[KVCache]) -> Standardiser:
         """Mean and standard deviation over all real positions of `caches`, accumulated in float64.
 
-        A deviation is at least STD_FLOOR of its layer's mean one, and 1 throughout a layer that is constant.
+        The caches are looked at one by one, and none is kept. A deviation is at least STD_FLOOR of its
+        layer's mean one, and 1 throughout a layer that is constant.
         """
         keys, values = _Moments(), _Moments()
         for cache in caches:
@@ -151,22 +156,20 @@ class _Moments:
     """Count [L H 1 1], mean and squared deviations' sum [L H 1 D], merged batch by batch: no cancellation."""
 
     def __init__(self) -> None:
-        self.count = self.mean = self.squares = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+        self.count = self.mean = self.squares = torch.zeros(1, 1, 1, 1)
 
     def add(self, x: Tensor, real: Tensor) -> None:
-        seen = real[..., None]
-        x = x.double().where(seen, 0)  # [B L H T D]
-        count = seen.sum((0, 3), dtype=torch.float64)[:, :, None]
-        mean = x.sum((0, 3))[:, :, None] / count.clamp(min=1)
-        squares = (x - mean).where(seen, 0).square().sum((0, 3))[:, :, None]
-        self._merge(count, mean, squares)
+        """Take in a batch [B L H T D], layer by layer: only one layer of it is ever widened."""
+        layers = zip(x.unbind(1), real.unbind(1), strict=True)
+        moments = zip(*(_moments(layer, seen[..., None]) for layer, seen in layers), strict=True)
+        self._merge(*(torch.stack(parts) for parts in moments))
 
     def _merge(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:
-        before = self.count.to(count.device)
-        step = mean - self.mean.to(mean.device)
+        before, known, so_far = (part.to(count) for part in (self.count, self.mean, self.squares))
+        step = mean - known
         self.count = before + count
         share = count / self.count.clamp(min=1)
-        self.squares = self.squares.to(squares.device) + squares + step.square() * before * share
+        self.squares = so_far + squares + step.square() * before * share
         self.mean = mean - step * (1 - share)
 
     def finish(self) -> tuple[Tensor, Tensor]:
@@ -178,3 +181,11 @@ class _Moments:
         std = (self.squares / self.count).sqrt()
         std = torch.maximum(std, STD_FLOOR * std.mean((1, 2, 3), keepdim=True))
         return self.mean.float(), std.where(std > 0, 1).float()
+
+
+def _moments(x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count [H 1 1], mean and squared deviations' sum [H 1 D] of one layer [B H T D] where seen [B H T 1]."""
+    x = widened(x).where(seen, 0)
+    count = seen.sum((0, 2), dtype=x.dtype)[:, None]
+    mean = x.sum((0, 2))[:, None] / count.clamp(min=1)
+    return count, mean, (x - mean).where(seen, 0).square().sum((0, 2))[:, None]

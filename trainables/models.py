@@ -95,14 +95,14 @@ def read_config(name: str, flag: str) -> PreTrainedConfig:
         ) from error
 
 
-def from_pretrained(name: str, flag: str) -> nn.Module:
-    """The weights of a hub name or a local folder, in float32; InputError names the flag."""
+def from_pretrained(name: str, flag: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The weights of a hub name or a local folder; InputError names the flag."""
     family_of(read_config(name, flag), flag)
     disable_progress_bar()
     try:
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
             name,
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=_offline(name),

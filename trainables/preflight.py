@@ -19,6 +19,7 @@ from trainables.config import (
     unknown,
 )
 from trainables.data import load_examples
+from trainables.device import named_device
 from trainables.kv_cache import CacheShape
 from trainables.models import POSITIONS, builtin_config, llama_config, read_config
 from trainables.teaching import fill
@@ -27,6 +28,7 @@ from trainables.tokenizers import Encoded, encode
 
 def check(config: DistillConfig) -> None:
     """Raise one InputError for the first thing that cannot work: names, rows, tokenizers, lengths."""
+    named_device(config.device)
     _check_names(config)
     splits = load_examples(config)
     mine, theirs = tokenizers_of(config, splits)

@@ -5,13 +5,10 @@ Dimension key: see kv_cache.py. "Chain" is the chain of thought; N its padded le
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from trainables.batches import Batch
+from trainables.batches import CHAIN, Batch
 from trainables.capture import Pass, Reader
 from trainables.config import DistillConfig
 from trainables.kv_cache import KVCache
@@ -20,8 +17,7 @@ from trainables.losses import answer_loss
 
 def chain_positions(batch: Batch) -> tuple[Tensor, Tensor]:
     """Where each row's chain stands in the sequence: index [B N] (a valid one on padding too) and mask."""
-    N = int(batch.chain_len.max())
-    step = torch.arange(N, device=batch.chain_len.device)
+    step = torch.arange(batch.longest_chain, device=batch.chain_len.device)
     start = batch.question_mask.sum(1)[:, None]
     mask = step < batch.chain_len[:, None]
     return torch.where(mask, start + step, start), mask
@@ -65,13 +61,7 @@ def pick(states: Tensor, positions: Tensor) -> Tensor:
     return states.gather(3, index)
 
 
-def autocast(config: DistillConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """The context in which a trial's forward passes run: its --dtype."""
-    if config.dtype == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
 def explicit_loss(read: Pass, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy of chain and answer after the question: mean, summed nats and tokens of each row, [B]."""
-    return answer_loss(read.logits[:, :-1], batch.input_ids[:, 1:], batch.segment[:, 1:] >= 2)
+    chain_and_answer = batch.segment[:, 1:] >= CHAIN
+    return answer_loss(read.logits[:, :-1], batch.input_ids[:, 1:], chain_and_answer, batch.n_explicit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,6 +48,11 @@ class Rows:
         if lesson is not None:
             return mine, lesson
         return mine, mine if self.teacher is self.student else self.taught(index, device)
+
+    def taught_in_batches(self, index: Sequence[int], size: int, device: torch.device) -> Iterator[Batch]:
+        """The rows `index` as the teacher reads them, at most `size` at a time."""
+        for start in range(0, len(index), size):
+            yield self.taught(index[start : start + size], device)
 
     def taught(self, index: Sequence[int], device: torch.device) -> Batch:
         """The rows `index` as the teacher reads them."""

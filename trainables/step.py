@@ -6,8 +6,11 @@ weighs on another and padding weighs nothing (KaVa, arXiv:2510.02312, writes its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +18,15 @@ from torch import Tensor, nn
 from trainables.batches import Batch
 from trainables.capture import Reader
 from trainables.config import SELF, DistillConfig
+from trainables.device import autocast, widened
 from trainables.kv_cache import KVCache
 from trainables.latent import LatentProjection, answer_logits, think
 from trainables.losses import answer_loss, hidden_state_loss, kv_loss
 from trainables.reading import at, chain_of, codi_position, explicit_loss, read_whole
+from trainables.rows import Rows
 from trainables.streams import stream
 from trainables.teacher import Lesson, Shown, Yardstick, frozen_lesson, lesson_of
+from trainables.tokenizers import encoded_hash
 
 
 @dataclass(frozen=True)
@@ -142,9 +148,14 @@ class Distillation(nn.Module):
         codi = self.codi_loss(work, lesson) if self.config.codi_weight else zero
         return LossTerms(work.ce + own_ce, kv, codi, work.nats, work.tokens)
 
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of forward passes; losses, aligners and statistics are computed outside of it."""
+        return autocast(self.config.dtype, self.layers.device)
+
     def work(self, batch: Batch) -> Work:
         """The student's pass; every captured tensor requires grad when training."""
-        work = self._think_and_answer(batch) if self.latent is not None else self._read_all(batch)
+        with self.precision():
+            work = self._think_and_answer(batch) if self.latent is not None else self._read_all(batch)
         if torch.is_grad_enabled():
             for name in ("keys", "values"):
                 assert getattr(work.cache, name).requires_grad, f"the student's {name} carry no gradient"
@@ -168,7 +179,7 @@ class Distillation(nn.Module):
             config.latent_iterations,
         )
         logits, hidden = answer_logits(self.student, thought, batch.answer_ids, batch.answer_mask)
-        ce, nats, tokens = answer_loss(logits, batch.answer_ids, batch.answer_mask)
+        ce, nats, tokens = answer_loss(logits, batch.answer_ids, batch.answer_mask, batch.n_answer)
         keys = thought.keys
         if config.k_space == "post_rope":
             keys = self.student.rotate(keys, thought.positions)
@@ -181,25 +192,25 @@ class Distillation(nn.Module):
             return taught, torch.zeros((), device=self.layers.device)
         generator = stream(self.config.seed, "selection", step)
         if self.is_self:
-            read = read_whole(self.student, taught)
+            with self.precision():
+                read = read_whole(self.student, taught)
             lesson = lesson_of(read, self.student, taught, self.config, self.layers, generator)
             return lesson, explicit_loss(read, taught)[0]
         lesson = frozen_lesson(self.teacher, taught, self.config, self.layers, generator)
         return lesson, torch.zeros((), device=self.layers.device)
 
-    def show(self, taught: Batch) -> Shown:
+    def show(self, rows: Rows, index: Sequence[int]) -> Shown:
         """What held-out rows' caches are compared with; a frozen teacher is asked about them once."""
-        known = self._shown is not None and torch.equal(self._shown.ids, taught.input_ids)
-        if not known or self.is_self:
-            lesson, _ = self.teach(taught, step=0)
-            self._shown = Shown.by(self.teacher, taught, lesson, self.config, self.layers)
-        assert self._shown is not None
+        key = encoded_hash([rows.teacher[i] for i in index])
+        if self._shown is None or self._shown.rows != key or self.is_self:
+            batches = rows.taught_in_batches(index, self.config.eval_batch_size, self.layers.device)
+            self._shown = Shown.of(self.teacher, batches, key, self.config, self.layers)
         return self._shown
 
-    def compared(self, work: Work, lesson: Lesson) -> tuple[KVCache, KVCache]:
+    def compared(self, cache: KVCache, lesson: Lesson) -> tuple[KVCache, KVCache]:
         """The two caches the KV loss compares, in one shape: what the student has, what it should have."""
         target = self.yardstick.standardiser(lesson.cache.float())
-        mine = work.cache.float()
+        mine = cache.float()
         if self.config.kv_direction != "student_to_teacher":
             slots = KVCache(target.keys, target.values, target.full_mask[:, 0, 0])
             target = self.aligner(slots)
@@ -220,7 +231,7 @@ class Distillation(nn.Module):
 
     def kv_loss(self, work: Work, lesson: Lesson) -> Tensor:
         """[B]; KaVa's L_KV on aligned caches, both sides in float32."""
-        return kv_loss(*self.compared(work, lesson), kind=self.config.kv_loss)
+        return kv_loss(*self.compared(work.cache, lesson), kind=self.config.kv_loss)
 
     def codi_loss(self, work: Work, lesson: Lesson) -> Tensor:
         """[B]; CODI's hidden-state loss (arXiv:2502.21074) at the last token before the answer's value."""
@@ -235,27 +246,60 @@ def gradient_shares(
 ) -> dict[str, float]:
     """How much of the student's gradient each weighted term makes, and the cosine of KV's with CE's.
 
-    A KV loss may look healthy while its share vanishes. Keeps the graph; costs a backward pass a term.
+    A KV loss may look healthy while its share vanishes. Keeps the graph; costs a backward pass a term, and
+    memory for one whole gradient, CE's, as the step's own backward pass does after it.
     """
     parts = {
         "ce": terms.ce.mean(),
         "kv": config.kv_weight * terms.kv.mean(),
         "codi": config.codi_weight * terms.codi.mean(),
     }
-    gradients = {name: _flat_gradient(part, parameters) for name, part in parts.items() if part.requires_grad}
-    norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
+    parts = {name: part for name, part in parts.items() if part.requires_grad}
+    products = {name: torch.zeros((), device=terms.ce.device) for name in (*parts, "kv with ce")}
+    of_ce: dict[nn.Parameter, Tensor] = {}
+
+    def add(name: str, one: Tensor, other: Tensor) -> None:
+        products[name] = products[name] + widened(one.flatten().dot(other.flatten()))
+
+    def take(name: str, parameter: nn.Parameter, gradient: Tensor) -> None:
+        add(name, gradient, gradient)
+        if name == "ce" and "kv" in parts:
+            of_ce[parameter] = gradient
+        elif name == "kv" and parameter in of_ce:
+            add("kv with ce", of_ce[parameter], gradient)
+
+    for name, part in parts.items():
+        _each_gradient(part, parameters, partial(take, name))
+    return _shares(dict(zip(products, torch.stack(list(products.values())).tolist(), strict=True)))
+
+
+def _each_gradient(
+    loss: Tensor, parameters: list[nn.Parameter], take: Callable[[nn.Parameter, Tensor], None]
+) -> None:
+    """Hand every parameter's gradient on as the backward pass makes it, and keep none. `.grad` stays."""
+    before = [parameter.grad for parameter in parameters]
+
+    def hand_on(parameter: Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        assert parameter.grad is not None
+        take(parameter, parameter.grad)
+        parameter.grad = None
+
+    for parameter in parameters:
+        parameter.grad = None
+    handles = [parameter.register_post_accumulate_grad_hook(hand_on) for parameter in parameters]
+    loss.backward(retain_graph=True, inputs=parameters)
+    for handle, parameter, gradient in zip(handles, parameters, before, strict=True):
+        handle.remove()
+        parameter.grad = gradient
+
+
+def _shares(products: dict[str, float]) -> dict[str, float]:
+    """Norms by their sum, and a cosine, from the dot products of gradients."""
+    crossed = products.pop("kv with ce")
+    norms = {name: square**0.5 for name, square in products.items()}
     whole = sum(norms.values())
     shares = {f"grad_share_{name}": norm / whole if whole else 0.0 for name, norm in norms.items()}
-    if "kv" in gradients and norms["kv"] and norms["ce"]:
-        shares["grad_cos_kv_ce"] = float(gradients["kv"] @ gradients["ce"]) / (norms["kv"] * norms["ce"])
+    if norms.get("kv") and norms["ce"]:
+        shares["grad_cos_kv_ce"] = crossed / (norms["kv"] * norms["ce"])
     return shares
-
-
-def _flat_gradient(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return torch.cat(
-        [
-            torch.zeros_like(p).flatten() if g is None else g.flatten()
-            for p, g in zip(parameters, gradients, strict=True)
-        ]
-    )

@@ -5,7 +5,7 @@ Dimension key: see kv_cache.py. "Chain" is the chain of thought; N its padded le
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,8 @@ from trainables.batches import Batch, by_length
 from trainables.capture import Pass, Reader
 from trainables.compressors import select
 from trainables.config import DistillConfig
-from trainables.kv_cache import KVCache
+from trainables.device import autocast, to_device
+from trainables.kv_cache import KVCache, concatenated
 from trainables.losses import Standardiser
 from trainables.reading import (
     answer_positions,
@@ -27,6 +28,7 @@ from trainables.reading import (
     pick,
     read_whole,
 )
+from trainables.streams import stream
 
 
 @dataclass(frozen=True)
@@ -48,30 +50,26 @@ class Lesson:
         beyond = count - self.indices.shape[3]
         if not beyond:
             return self
-        keys, values = (nn.functional.pad(x, (0, 0, 0, beyond)) for x in (self.cache.keys, self.cache.values))
-        mask, indices = (nn.functional.pad(x, (0, beyond)) for x in (self.cache.full_mask, self.indices))
-        return Lesson(KVCache(keys, values, mask), indices, self.before_answer)
+        indices = nn.functional.pad(self.indices, (0, beyond))
+        return Lesson(self.cache.resized(count), indices, self.before_answer)
 
     def to(self, device: torch.device) -> Lesson:
-        cache = KVCache(*(x.to(device) for x in (self.cache.keys, self.cache.values, self.cache.mask)))
-        return Lesson(cache, self.indices.to(device), self.before_answer.to(device))
+        cache = KVCache(
+            *(to_device(x, device) for x in (self.cache.keys, self.cache.values, self.cache.mask))
+        )
+        return Lesson(cache, to_device(self.indices, device), to_device(self.before_answer, device))
 
 
 def joined(parts: Sequence[tuple[Tensor, Lesson]], slots: int) -> Lesson:
-    """One lesson of `slots` slots from parts that each say which rows they are."""
+    """One lesson of `slots` slots from parts that each say, on the host, which rows they are."""
     if len(parts) == 1 and bool((parts[0][0].diff() == 1).all()):
         return parts[0][1].slots(slots)
     place = torch.cat([rows for rows, _ in parts]).argsort()
     lessons = [lesson.slots(slots) for _, lesson in parts]
-    keys, values, mask = (
-        torch.cat([getattr(lesson.cache, name) for lesson in lessons])[place]
-        for name in ("keys", "values", "full_mask")
-    )
     indices, before = (
-        torch.cat([getattr(lesson, name) for lesson in lessons])[place]
-        for name in ("indices", "before_answer")
+        torch.cat([getattr(lesson, name) for lesson in lessons]) for name in ("indices", "before_answer")
     )
-    return Lesson(KVCache(keys, values, mask), indices, before)
+    return Lesson(concatenated([lesson.cache for lesson in lessons]), indices, before).rows(place)
 
 
 def keeps_whole_chains(config: DistillConfig) -> bool:
@@ -88,20 +86,34 @@ def slots_of(config: DistillConfig, longest_chain: int) -> int:
 def frozen_lesson(
     teacher: Reader, batch: Batch, config: DistillConfig, layers: Tensor, generator: torch.Generator
 ) -> Lesson:
-    """What the frozen teacher teaches of a batch [B ..].
+    """What the frozen teacher teaches of a batch [B ..]; see _read_apart for what it depends on.
 
-    Rows are read in groups of one padded width that follows from the row alone: attention sums over that
-    width, and nothing else of a row's company enters its sums. So a row's lesson is the same, to the bit in
-    float32 on a CPU, in whatever batch it comes, and may as well come from a cache. A random selection is
-    drawn for the batch's rows in their order, and so belongs to this batch alone.
+    A random selection is drawn for the batch's rows in their order, and so belongs to this batch alone.
     """
-    if config.kv_method == "random":
-        return lesson_of(read_whole(teacher, batch), teacher, batch, config, layers, generator)
     parts = [
-        (rows, lesson_of(read_whole(teacher, part), teacher, part, config, layers, generator))
-        for rows, part in by_length(batch)
+        (rows, lesson_of(read, teacher, part, config, layers, generator))
+        for rows, part, read in _read_apart(teacher, batch, config)
     ]
-    return joined(parts, slots_of(config, int(batch.chain_len.max())))
+    return joined(parts, slots_of(config, batch.longest_chain))
+
+
+def _read_apart(teacher: Reader, batch: Batch, config: DistillConfig) -> Iterator[tuple[Tensor, Batch, Pass]]:
+    """The teacher's passes over a batch, each with the rows that it is of.
+
+    On a CPU rows are read in groups of one padded width that follows from the row alone: attention sums over
+    that width, and nothing else of a row's company enters its sums. So what the teacher says of a row is the
+    same, to the bit in float32, in whatever batch it comes, and may as well come from a cache. On any other
+    device a library may choose another order of sums for another shape all the same: there it is one pass.
+    """
+    apart = batch.input_ids.device.type == "cpu" and config.kv_method != "random"
+    groups = by_length(batch) if apart else [(torch.arange(len(batch.lengths)), batch)]
+    for rows, part in groups:
+        yield rows, part, _read_frozen(teacher, part, config)
+
+
+def _read_frozen(teacher: Reader, batch: Batch, config: DistillConfig) -> Pass:
+    with torch.no_grad(), autocast(config.dtype, batch.input_ids.device):
+        return read_whole(teacher, batch)
 
 
 @dataclass(frozen=True)
@@ -111,18 +123,30 @@ class Shown:
     lesson: Lesson
     chain: KVCache
     """[B L H_t N D_t] for a same-sequence student; the lesson's own cache for a latent one."""
-    ids: Tensor
-    """[B T]: the rows shown."""
+    rows: str
+    """The hash of the rows shown."""
 
     @classmethod
     @torch.no_grad()
-    def by(
-        cls, teacher: Reader, batch: Batch, lesson: Lesson, config: DistillConfig, layers: Tensor
+    def of(
+        cls, teacher: Reader, batches: Iterable[Batch], rows: str, config: DistillConfig, layers: Tensor
     ) -> Shown:
-        if config.student == "latent":
-            return cls(lesson, lesson.cache, batch.input_ids)
-        chain = chain_of(read_whole(teacher, batch), teacher, batch, config).layers(layers)
-        return cls(lesson, chain, batch.input_ids)
+        """By a teacher that reads the rows in these batches and keeps none of its passes."""
+        lessons: list[tuple[Tensor, Lesson]] = []
+        chains: list[KVCache] = []
+        read_so_far = longest = 0
+        generator = stream(config.seed, "selection", 0)
+        for batch in batches:
+            for place, part, read in _read_apart(teacher, batch, config):
+                lesson = lesson_of(read, teacher, part, config, layers, generator)
+                lessons.append((read_so_far + place, lesson))
+                if config.student == "same_sequence":
+                    chains.append(chain_of(read, teacher, part, config).layers(layers))
+            read_so_far += len(batch.lengths)
+            longest = max(longest, batch.longest_chain)
+        lesson = joined(lessons, slots_of(config, longest))
+        place = torch.cat([place for place, _ in lessons]).argsort()
+        return cls(lesson, concatenated(chains).rows(place) if chains else lesson.cache, rows)
 
 
 def lesson_of(
@@ -189,14 +213,15 @@ class Yardstick(nn.Module):
     ) -> Yardstick:
         """Mean and SD per layer, head and dimension of chains; SD of hidden states per layer [L].
 
-        Always of the same batches of the same rows, so that it needs no grouping.
+        Always of the same batches of the same rows, so that it needs no grouping; none of them is kept.
         """
-        caches: list[KVCache] = []
         hidden: list[Tensor] = []
-        with torch.no_grad():
-            for batch in batches:
-                read = read_whole(teacher, batch)
-                caches.append(chain_of(read, teacher, batch, config).layers(layers).float())
-                hidden.append(at(read.hidden, codi_position(batch))[:, layers].float())
+
+        def chain(batch: Batch) -> KVCache:
+            read = _read_frozen(teacher, batch, config)
+            hidden.append(at(read.hidden, codi_position(batch))[:, layers].float())
+            return chain_of(read, teacher, batch, config).layers(layers)
+
+        standardiser = Standardiser.fit(map(chain, batches))
         scale = torch.cat(hidden).transpose(0, 1).flatten(1).std(dim=1)
-        return cls(Standardiser.fit(caches), scale.clamp_min(1e-6))
+        return cls(standardiser, scale.clamp_min(1e-6))

@@ -32,11 +32,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainables.config import DistillConfig, InputError
+from trainables.device import to_device
 from trainables.kv_cache import CacheShape, KVCache
 from trainables.losses import Standardiser
 from trainables.rows import Rows
 from trainables.teacher import Lesson, Shown, Yardstick, joined, keeps_whole_chains
-from trainables.tokenizers import Encoded
+from trainables.tokenizers import Encoded, encoded_hash
 from trainables.trial_folder import write_text
 
 INDEX = "index.json"
@@ -45,8 +46,8 @@ COMMON = "common"
 ABANDONED_S = 86_400
 """Age of an unfinished file whose writer must be dead."""
 SOURCES = (
-    "kv_cache.py", "batches.py", "capture.py", "reading.py", "losses.py", "teacher.py", "teacher_cache.py",
-    "teaching.py", "aligners/resample.py", "compressors/*.py",
+    "device.py", "kv_cache.py", "batches.py", "capture.py", "reading.py", "losses.py", "teacher.py",
+    "teacher_cache.py", "teaching.py", "aligners/resample.py", "compressors/*.py",
 )  # fmt: skip
 """The code that a lesson follows from: after an edit of it no older cache is believed."""
 
@@ -83,8 +84,8 @@ class Recipe:
         rkv_lambda = 0.1 if config.rkv_lambda is None else config.rkv_lambda
         return cls(
             teacher=teacher,
-            train=_hash_of(train.teacher),
-            held_out=_hash_of(shown),
+            train=encoded_hash(train.teacher),
+            held_out=encoded_hash(shown),
             student=config.student,
             kv_method=config.kv_method,
             target_len=None if keeps_whole_chains(config) else config.target_len,
@@ -188,12 +189,12 @@ class TeacherCache:
         tensors = self._tensors(self._common)
         if tensors is None:
             return None
-        mine = {name: x.clone().to(device) for name, x in tensors.items()}
+        mine = {name: to_device(x.clone(), device) for name, x in tensors.items()}
         lesson = _lesson(mine)
         chain = lesson.cache
         if "chain.keys" in mine:
             chain = KVCache(mine["chain.keys"], mine["chain.values"], mine["chain.mask"])
-        return Shown(lesson, chain, mine["ids"])
+        return Shown(lesson, chain, self.recipe["held_out"])
 
     def _tensors(self, receipt: dict[str, Any]) -> dict[str, Tensor] | None:
         """The tensors of a shard, mapped; None, told once, where it is not what was written."""
@@ -222,7 +223,7 @@ def lesson_tensors(lesson: Lesson) -> dict[str, Tensor]:
 
 def shown_tensors(shown: Shown, yardstick: Yardstick) -> dict[str, Tensor]:
     """The part common to all rows as its shard holds it."""
-    tensors = {**lesson_tensors(shown.lesson), "ids": shown.ids}
+    tensors = lesson_tensors(shown.lesson)
     if shown.chain is not shown.lesson.cache:
         chain = shown.chain
         tensors |= {"chain.keys": chain.keys, "chain.values": chain.values, "chain.mask": chain.mask}
@@ -307,11 +308,6 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     making = path.with_name(f".{path.name}.{uuid4().hex}.making")
     write_text(making, json.dumps(value) + "\n")
     os.replace(making, path)
-
-
-def _hash_of(rows: Sequence[Encoded]) -> str:
-    spans = [(row.question, row.chain, row.answer, row.codi_index) for row in rows]
-    return hashlib.sha256(json.dumps(spans).encode()).hexdigest()[:16]
 
 
 def _code() -> str:

@@ -17,13 +17,13 @@ import torch
 
 from trainables.aligners import parameter_count
 from trainables.aligners.resample import layer_map
-from trainables.assemble import calibration, load_teacher, pick_device, ready, tokenizers_of
+from trainables.assemble import calibration, load_teacher, ready, tokenizers_of
 from trainables.capture import Reader, cache_shape
 from trainables.config import BUILTIN_STUDENTS, DistillConfig, InputError
 from trainables.data import load_examples
+from trainables.device import present_device
 from trainables.evaluate import compared_rows
 from trainables.models import builtin_config, read_config, weights_hash
-from trainables.reading import autocast
 from trainables.rows import Rows
 from trainables.streams import stream
 from trainables.teacher import Lesson, Shown, Yardstick, frozen_lesson, joined, slots_of
@@ -70,8 +70,8 @@ class Teaching:
     """A config's rows and its frozen teacher, which is asked about each of them once."""
 
     def __init__(self, config: DistillConfig) -> None:
-        self.config = replace(config, device=str(pick_device(config.device)), teacher_cache=None)
-        self.device = torch.device(self.config.device)
+        self.device = present_device(config.device)
+        self.config = replace(config, device=str(self.device), teacher_cache=None)
         splits = load_examples(self.config)
         vocabularies = tokenizers_of(self.config, splits)
         self.train, self.held_out = (
@@ -113,18 +113,17 @@ class Teaching:
 
     def make(self, folder: Path, part: str) -> None:
         """Compute one part and write its shard and receipt."""
-        with torch.no_grad(), autocast(self.config, self.device):
-            if part == COMMON:
-                self._make_common(folder)
-            else:
-                self._make_rows(folder, part)
+        if part == COMMON:
+            self._make_common(folder)
+        else:
+            self._make_rows(folder, part)
 
     def _make_rows(self, folder: Path, part: str) -> None:
         rows = self.pieces[part]
         size = self.config.batch_size
         lessons = [self._lesson(rows[start : start + size]) for start in range(0, len(rows), size)]
         slots = slots_of(self.config, max(len(self.train.teacher[row].chain) for row in rows))
-        places = torch.arange(len(rows), device=self.device).split(size)
+        places = torch.arange(len(rows)).split(size)
         tensors = lesson_tensors(joined(list(zip(places, lessons, strict=True)), slots))
         alone = lesson_tensors(self._lesson(rows[:1]).slots(slots))
         exact = all(torch.equal(alone[name][0], tensors[name][0]) for name in tensors)
@@ -134,9 +133,8 @@ class Teaching:
         yardstick = Yardstick.fit(
             self.teacher, calibration(self.train, self.device), self.config, self.layers
         )
-        taught = self.held_out.taught(self.shown_index, self.device)
-        lesson = frozen_lesson(self.teacher, taught, self.config, self.layers, stream(0))
-        shown = Shown.by(self.teacher, taught, lesson, self.config, self.layers)
+        batches = self.held_out.taught_in_batches(self.shown_index, self.config.eval_batch_size, self.device)
+        shown = Shown.of(self.teacher, batches, self.recipe.held_out, self.config, self.layers)
         shape = self.teacher.shape
         about = {
             "recipe": asdict(self.recipe),

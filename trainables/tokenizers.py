@@ -47,6 +47,12 @@ class Encoded:
         return self.question + self.chain + self.answer
 
 
+def encoded_hash(rows: Sequence[Encoded]) -> str:
+    """Sixteen hex digits over rows as a model reads them: tokenizer, data set, split and drop_last_step."""
+    spans = [(row.question, row.chain, row.answer, row.codi_index) for row in rows]
+    return hashlib.sha256(json.dumps(spans).encode()).hexdigest()[:16]
+
+
 def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
     """Every example's spans, cut by character offsets out of one tokenisation of its whole text.
 

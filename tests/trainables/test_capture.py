@@ -49,10 +49,10 @@ def test_hooked_keys_once_rotated_are_the_keys_of_transformers_cache(family: str
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rotated_queries_and_keys_give_the_attention_that_the_model_computes(family: str) -> None:
     reader = reader_of(family)
-    reader.lm.set_attn_implementation("eager")
     ids = torch.randint(0, 30, (1, 6))
-    out = reader.lm(input_ids=ids, output_attentions=True)
     got = read(reader, ids)
+    reader.lm.set_attn_implementation("eager")
+    out = reader.lm(input_ids=ids, output_attentions=True)
 
     queries, keys = (reader.rotate(states, got.positions) for states in (got.queries, got.keys))
     group = queries.shape[2] // keys.shape[2]

@@ -64,12 +64,15 @@ def test_a_collapsed_target_shows_in_its_rank_and_size() -> None:
 
 @pytest.mark.parametrize("student", ["latent", "same_sequence"])
 def test_evaluation_is_the_same_in_batches_of_any_size(trial_of: Callable[..., Trial], student: str) -> None:
-    trial = trial_of(student=student)
+    trials = [trial_of(student=student, eval_batch_size=size) for size in (128, 5)]
 
-    whole, said = evaluate(trial.distillation, trial.held_out, trial.vocabulary, batch_size=32)
-    parts, said_in_parts = evaluate(trial.distillation, trial.held_out, trial.vocabulary, batch_size=5)
+    (whole, said), (parts, said_in_parts) = (
+        evaluate(trial.distillation, trial.held_out, trial.vocabulary) for trial in trials
+    )
 
     assert whole["eval_ce"] == pytest.approx(parts["eval_ce"], rel=1e-5)
+    assert whole["kv_cka"] == pytest.approx(parts["kv_cka"], rel=1e-3, abs=1e-5)
+    assert whole["target_rms"] == pytest.approx(parts["target_rms"], rel=1e-6)
     assert [p.prediction for p in said] == [p.prediction for p in said_in_parts]
     assert len({p.item_id for p in said}) == 32
 

@@ -181,12 +181,16 @@ def test_an_unknown_kv_loss_and_caches_of_two_shapes_are_refused() -> None:
         kv_loss(cache, cache.layers(torch.tensor([0])), kind="mse")
 
 
+def loss_of(logits: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return answer_loss(logits, labels, mask, int(mask.sum()))
+
+
 def test_answer_loss_is_the_mean_negative_log_probability_of_the_real_labels() -> None:
     logits = torch.randn(2, 4, 7, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([[1, 6, 0, 2], [3, 3, -100, -100]])
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
 
-    mean, nats, count = answer_loss(logits, labels, mask)
+    mean, nats, count = loss_of(logits, labels, mask)
 
     for b, n in enumerate((4, 2)):
         p = logits[b].softmax(-1)
@@ -206,8 +210,8 @@ def test_garbage_under_a_mask_reaches_neither_the_answer_loss_nor_a_gradient(fil
     dirty.requires_grad_()
 
     expected, loss = (
-        answer_loss(clean, labels, mask)[0],
-        answer_loss(dirty, labels.where(mask, 10**6), mask)[0],
+        loss_of(clean, labels, mask)[0],
+        loss_of(dirty, labels.where(mask, 10**6), mask)[0],
     )
     expected.sum().backward()
     loss.sum().backward()
@@ -227,8 +231,8 @@ def test_more_padding_and_other_rows_leave_a_row_s_answer_loss_as_it_is(real: li
     labels = torch.randint(9, (len(real), 6), generator=generator)
     mask = torch.arange(6) < torch.tensor(real)[:, None]
 
-    mean, nats, count = answer_loss(logits, labels, mask)
-    padded = answer_loss(
+    mean, nats, count = loss_of(logits, labels, mask)
+    padded = loss_of(
         F.pad(logits, (0, 0, 0, extra), value=math.nan),
         F.pad(labels, (0, extra), value=-100),
         F.pad(mask, (0, extra)),
@@ -237,14 +241,14 @@ def test_more_padding_and_other_rows_leave_a_row_s_answer_loss_as_it_is(real: li
     assert all(torch.equal(a, b) for a, b in zip(padded, (mean, nats, count), strict=True))
     for b in range(len(real)):
         torch.testing.assert_close(
-            answer_loss(logits[b : b + 1], labels[b : b + 1], mask[b : b + 1])[1][0], nats[b]
+            loss_of(logits[b : b + 1], labels[b : b + 1], mask[b : b + 1])[1][0], nats[b]
         )
 
 
 def test_a_batch_without_answer_tokens_costs_nothing_and_keeps_its_gradient_path() -> None:
     logits = torch.full((2, 3, 4), math.nan, requires_grad=True)
 
-    mean, nats, count = answer_loss(logits, torch.full((2, 3), -100), torch.zeros(2, 3, dtype=torch.bool))
+    mean, nats, count = loss_of(logits, torch.full((2, 3), -100), torch.zeros(2, 3, dtype=torch.bool))
     mean.sum().backward()
 
     assert mean.tolist() == nats.tolist() == count.tolist() == [0, 0]
@@ -256,10 +260,10 @@ def test_bfloat16_logits_are_summed_up_in_float32() -> None:
     logits = torch.randn(1, 3, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
     labels, mask = torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.bool)
 
-    mean, nats, _ = answer_loss(logits, labels, mask)
+    mean, nats, _ = loss_of(logits, labels, mask)
 
     assert mean.dtype == nats.dtype == torch.float32
-    assert torch.equal(mean, answer_loss(logits.float(), labels, mask)[0])
+    assert torch.equal(mean, loss_of(logits.float(), labels, mask)[0])
 
 
 def test_hidden_state_loss_is_smooth_l1_in_units_of_the_teacher_s_deviation() -> None:

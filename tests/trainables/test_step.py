@@ -15,6 +15,7 @@ from tests.trainables.conftest import small
 from trainables.assemble import Trial, assemble
 from trainables.batches import Batch, collate
 from trainables.distill import _init_hash
+from trainables.evaluate import evaluate
 from trainables.step import Distillation, gradient_shares
 
 TrialOf = Callable[..., Trial]
@@ -185,14 +186,50 @@ def test_random_selection_follows_the_seed_and_the_step_and_nothing_else(
     assert not torch.equal(first, later)
 
 
-def test_gradient_shares_sum_to_one_and_their_cosine_is_one(trial_of: TrialOf) -> None:
+def test_gradient_shares_leave_gradients_that_are_there_as_they_are(trial_of: TrialOf) -> None:
     trial = trial_of()
-    terms = trial.distillation(batch_of(trial), batch_of(trial), 1)
+    model, batch = trial.distillation, batch_of(trial)
+    parameters = model.learners()["student"]
+    before = gradients(losses(model, batch)["ce"].mean(), model)
 
-    shares = gradient_shares(terms, trial.distillation.config, trial.distillation.learners()["student"])
+    terms = model(batch, batch, 1)
+    shares = gradient_shares(terms, model.config, parameters)
 
     assert sum(shares[f"grad_share_{name}"] for name in ("ce", "kv", "codi")) == pytest.approx(1)
-    assert -1 <= shares["grad_cos_kv_ce"] <= 1
+    assert all(p.grad is before[name] for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("student", STUDENTS)
+def test_in_bfloat16_the_passes_are_narrow_and_everything_after_them_is_float32(
+    trial_of: TrialOf, student: str, mode: dict[str, Any]
+) -> None:
+    trial = trial_of(student=student, dtype="bfloat16", **mode)
+    model, batch = trial.distillation, batch_of(trial)
+
+    seen: set[tuple[torch.dtype, bool]] = set()
+    handle = model.aligner.register_forward_hook(
+        lambda _module, _inputs, out: seen.add((out.keys.dtype, torch.is_autocast_enabled("cpu")))
+    )
+    terms = model(batch, batch, 1)
+    terms.total(model.config).backward()  # type: ignore[no-untyped-call]
+    evaluate(model, trial.held_out, trial.vocabulary)
+    handle.remove()
+
+    assert model.work(batch).cache.keys.dtype == torch.bfloat16
+    assert model.teach(batch, 1)[0].cache.keys.dtype == torch.bfloat16
+    assert seen == {(torch.float32, False)}
+    assert {terms.ce.dtype, terms.kv.dtype, terms.codi.dtype} == {torch.float32}
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+
+
+def test_a_frozen_teacher_is_kept_in_the_compute_type_and_its_rotary_frequencies_are_not(
+    trial_of: TrialOf,
+) -> None:
+    teacher = trial_of(dtype="bfloat16").distillation.teacher
+
+    assert {p.dtype for p in teacher.parameters()} == {torch.bfloat16}
+    assert {b.dtype for name, b in teacher.named_buffers() if "inv_freq" in name} == {torch.float32}
 
 
 def test_without_distillation_the_teacher_is_not_asked(trial_of: TrialOf) -> None:

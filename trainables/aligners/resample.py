@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trainables.config import LayerMap, unknown
+from trainables.device import widened
 from trainables.kv_cache import KVCache
 
 
@@ -62,6 +63,6 @@ def _places(mask: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scaled = slot * (n - 1).clamp(min=0)
     shortened = n > length
     low = torch.where(shortened, scaled // steps, slot)
-    weight = torch.where(shortened, (scaled % steps).double() / steps, 0.0)
+    weight = torch.where(shortened, widened(scaled % steps) / steps, 0.0)
     high = torch.where(weight > 0, low + 1, low)
     return low, high, weight, (slot < n)

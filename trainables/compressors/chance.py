@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trainables.compressors.context import Context
+from trainables.device import to_device, widest
 
 
 def random_score(context: Context) -> Tensor:
@@ -23,7 +24,7 @@ def random_score(context: Context) -> Tensor:
     B, L, H, N = mask.shape
     child = torch.Generator().manual_seed(_one_draw(context.generator))
     drawn = torch.rand(N, B, L, H, generator=child, dtype=torch.float64)
-    drawn = drawn.movedim(0, -1).to(mask.device)  # [B L H N]
+    drawn = to_device(drawn.movedim(0, -1).to(widest(mask.device)), mask.device)  # [B L H N]
     nth_real = (mask.long().cumsum(-1) - 1).clamp(min=0)
     return drawn.gather(-1, nth_real)
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from trainables.compressors.context import Context
+from trainables.device import widened
 
 TIE_DECIMALS = 10
 """Scores equal to this many decimals tie. Sums are in float64, whose rounding noise lies far below."""
 
 
 def rkv_score(context: Context) -> Tensor:
-    """lambda * importance + (1 - lambda) * diversity [B L H N], float64.
+    """lambda * importance + (1 - lambda) * diversity [B L H N], in float64 where the device has it.
 
     Both terms sum to 1 over a row's real entries, for every layer and head; padding gets 0 of either.
     A row without a real query is ranked by diversity alone.
@@ -72,8 +73,8 @@ def masked_softmax(logits: Tensor, real: Tensor) -> Tensor:
 
 
 def _zero_where_masked(x: Tensor, mask: Tensor) -> Tensor:
-    """In float64, with whatever stands at masked positions (it may be inf or nan) replaced by 0."""
-    return x.double().masked_fill(~mask[..., None], 0)
+    """In the widest type, with whatever stands at masked positions (it may be inf or nan) replaced by 0."""
+    return widened(x).masked_fill(~mask[..., None], 0)
 
 
 def _checked_queries(queries: Tensor, mask: Tensor | None, keys: Tensor) -> tuple[Tensor, Tensor]:
