@@ -179,12 +179,14 @@ def _ten_steps(config: DistillConfig, name: str) -> Check:
 
 
 def _read_back(config: DistillConfig, folder: TrialFolder, result: dict[str, Any], name: str) -> Check:
-    """Resume from the middle: the end must be the same to the bit."""
+    """Resume from the middle: the end must be the same, to the bit on a CPU."""
     middle = folder.checkpoint(STEPS // 2)
     yield f"{name} a checkpoint was written", is_intact(middle), middle.name
     again = distill(config, _ignore, resume_from=str(middle))
-    same = again["final"] == result["final"]
-    seen = f"eval_ce {result['final']['eval_ce']:.6f} and {again['final']['eval_ce']:.6f}"
+    ends = result["final"]["eval_ce"], again["final"]["eval_ce"]
+    exact = result["device"] == "cpu"  # elsewhere a library may add up in another order each time
+    same = again["final"] == result["final"] if exact else math.isclose(*ends, rel_tol=1e-3)
+    seen = f"eval_ce {ends[0]:.6f} and {ends[1]:.6f}"
     yield f"{name} resumed from it, the trial ends the same", same, seen
 
 
