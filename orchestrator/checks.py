@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from analysis.records import ResultsFolder
+from analysis.sizes import size
 from orchestrator import changes
 from orchestrator.attempts import RESULTS
 from orchestrator.child import Objective, resolve
@@ -90,7 +91,7 @@ def refuse_full_disk(cells: Sequence[Cell], folder: ResultsFolder, objective: Ob
     free = shutil.disk_usage(existing(folder.path)).free
     if needed > free:
         raise InputError(
-            f"--storage: the checkpoints to come take {needed:,} bytes at least and {free:,} are free at "
+            f"--storage: the checkpoints to come take {size(needed)} at least and {size(free)} are free at "
             f"{folder.path}: choose another --storage, free some, or lower base.save_total_limit."
         )
 

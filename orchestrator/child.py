@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.processes import bare_main
+from analysis.sizes import size
 from orchestrator import fence, space
 from orchestrator.attempts import Outcome
 from orchestrator.trackers import Tracker
@@ -274,7 +275,8 @@ def _explain(error: BaseException) -> Outcome:
     reason = f"{type(error).__name__}: {text} ({os.path.basename(last.filename)}:{last.lineno})"
     if space.is_full(error):
         needed = getattr(error, "needed", space.FLOOR)
-        return Outcome("crashed", f"the storage is full: {reason}", retry=True, needs_bytes=needed)
+        text = f"the storage is full: {reason}; it needs {size(needed)}"
+        return Outcome("crashed", text, retry=True, needs_bytes=needed)
     if _is_memory(error):
         return Outcome("oom", reason, retry=True)
     return Outcome("crashed", reason, retry=not isinstance(error, InputError))

@@ -19,6 +19,7 @@ from analysis.looks import level_of
 from analysis.power import detectable_dz, least_pairs, upper_sd
 from analysis.records import ResultsFolder
 from analysis.signflip import floor_of
+from analysis.sizes import size
 from orchestrator import capacity, changes, child
 from orchestrator.capacity import MOST, Growth, Place
 from orchestrator.checks import (
@@ -244,7 +245,7 @@ def refuse_full_disk(found: Forecast) -> None:
     needed = found.disk_bytes["all"]
     if needed > found.free_bytes:
         raise InputError(
-            f"--storage: the run will write {needed:,} bytes and {found.free_bytes:,} are free at "
+            f"--storage: the run will write {size(needed)} and {size(found.free_bytes)} are free at "
             f"{found.folder}: choose another --storage, free some, or lower base.save_total_limit."
         )
 
