@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from analysis.records import ResultsFolder
 from orchestrator import attempts, changes, closing, provenance, trackers
 from orchestrator.attempts import RESULTS
@@ -33,6 +31,7 @@ from orchestrator.progress import Progress, Tell
 from orchestrator.shared import check_shared
 from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.teacher_tasks import NO_TEACHERS, Teachers, provide
+from orchestrator.terminal import Console
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
 from orchestrator.tuning import LOCAL, Runner, connected, end_trials

@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from analysis.looks import level_of
 from analysis.power import detectable_dz, least_pairs, upper_sd
 from analysis.records import ResultsFolder
@@ -35,6 +33,7 @@ from orchestrator.child import Job, Objective
 from orchestrator.lessons import Lessons, lessons_of, try_lessons
 from orchestrator.probe import Cost, probe, probe_job
 from orchestrator.spec import ExperimentSpec
+from orchestrator.terminal import Console
 from orchestrator.trials import Cell, Plan, make_plan
 from orchestrator.tuning import LOCAL, connected, lacking
 from trainables.config import DistillConfig, InputError

@@ -248,6 +248,8 @@ class Progress:
         self._began = self._told = time.monotonic()
         self._done_before = self.board.done()
         self._over = self.board.counts()["done"]
+        self.unread = False
+        """Whether whoever read what is shown has left; the trials go on."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._live = (
@@ -277,6 +279,13 @@ class Progress:
             pause = max(POLL_S, (time.monotonic() - began) / SHARE_OF_POLLS)
 
     def _update(self) -> None:
+        try:
+            if not self.unread:
+                self._show()
+        except BrokenPipeError:
+            self.unread = True
+
+    def _show(self) -> None:
         for cell, before, now in self.board.look():
             if now.status != before.status:
                 self._tell_change(cell, now)
@@ -320,10 +329,15 @@ class Progress:
 
 
 def watch(board: Board, console: Console, tell: Tell | None = None) -> None:
-    """Show an experiment that runs elsewhere until every trial has a result, or Ctrl-C."""
+    """Show an experiment that runs elsewhere until every trial has a result, or Ctrl-C.
+
+    Raises BrokenPipeError where nobody reads on.
+    """
     with suppress(KeyboardInterrupt), Progress(board.trials, board.cells, console, tell) as progress:
-        while not progress.board.over:
+        while not (progress.board.over or progress.unread):
             time.sleep(POLL_S)
+        if progress.unread:
+            raise BrokenPipeError
 
 
 def _span(seconds: float) -> str:

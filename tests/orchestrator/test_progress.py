@@ -169,3 +169,16 @@ def test_an_experiment_that_runs_elsewhere_is_followed_until_its_last_result(
     watch(Board(tmp_path, [cell("flat", 0), cell("flat", 1)]), Console(file=io.StringIO()), tell)
 
     assert [event["status"] for event in told if event["event"] == "trial"] == ["diverged"]
+
+
+def test_following_ends_where_nobody_reads_on_though_trials_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0.01)
+    monkeypatch.setattr(progress, "TELL_EVERY_S", 0.0)
+
+    def tell(event: dict[str, Any]) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        watch(Board(tmp_path, [cell("flat", 0)]), Console(file=io.StringIO()), tell)
