@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from analysis.processes import cpus
 from analysis.records import ResultsFolder
 from analysis.sizes import size
 from orchestrator import changes
@@ -51,9 +52,17 @@ def check_address(address: str, resources: Resources) -> None:
         raise unknown("--address", address, (SERIAL, LOCAL, "auto", "HOST:PORT"))
     knock(address)
     memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    here = {"CPU": float(os.cpu_count() or 1), "GPU": float("inf"), "memory": memory}
+    here = {"CPU": float(cpus()), "GPU": float("inf"), "memory": memory}
     if address in (SERIAL, LOCAL) and (lack := lacking(resources, [here])):
-        raise InputError(lack)
+        raise InputError(lack + _kept_from_us())
+
+
+def _kept_from_us() -> str:
+    """That the machine has more CPUs than we may use, if so."""
+    ours, all_of_them = cpus(), os.cpu_count() or 1
+    if ours >= all_of_them:
+        return ""
+    return f" Of its {all_of_them} CPUs this process may use {ours} (taskset, a batch system, a container)."
 
 
 def missing_cells(plan: Plan, folder: ResultsFolder) -> list[Cell]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from analysis.looks import level_of
 from analysis.power import detectable_dz, least_pairs, upper_sd
+from analysis.processes import cpus
 from analysis.records import ResultsFolder
 from analysis.signflip import floor_of
 from analysis.sizes import size
@@ -158,7 +159,7 @@ def _reached(address: str, spec: ExperimentSpec, console: Console) -> Iterator[R
     check_address(address, spec.resources)
     told = spec.resources.gpus or spec.resources.memory_gib
     if address == SERIAL or (address == LOCAL and not told):
-        here = Place("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": MOST, "memory": math.inf})
+        here = Place("this machine", {"CPU": float(cpus()), "GPU": MOST, "memory": math.inf})
         yield [here], Growth(), "this machine", _here
         return
     with connected(address, spec.resources, console.print):

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from analysis.processes import cpus
 from orchestrator import capacity
 from orchestrator.auth import keep_private
 from orchestrator.child import Job
@@ -215,7 +216,7 @@ def _init(address: str) -> None:
 
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    local = {"include_dashboard": False} if address == LOCAL else {}
+    local = {"include_dashboard": False, "num_cpus": cpus()} if address == LOCAL else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:

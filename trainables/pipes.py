@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 BROKEN_PIPE = 141
 """The exit code that a shell gives to what SIGPIPE ended."""
@@ -18,7 +17,7 @@ def until_unread(command: Callable[[], int]) -> int:
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed before Python started
-            setattr(sys, name, Path(os.devnull).open("w"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     try:
         code = command()
     except BrokenPipeError:
