@@ -28,7 +28,7 @@ from typing import Any
 
 from analysis.processes import bare_main
 from analysis.sizes import size
-from orchestrator import fence, space
+from orchestrator import fence, sockets, space
 from orchestrator.attempts import Outcome
 from orchestrator.trackers import Tracker
 from orchestrator.trial_files import CorruptFile, read_result
@@ -121,6 +121,7 @@ def run_in_child(
     receiver, sender = context.Pipe(duplex=False)
     oom_kills = kernel_oom_kills()
     environment = environment_of(job)
+    sockets.shorten_python()
     with _clean_start(environment):
         context.set_forkserver_preload(list(job.objective.preload))
         process = context.Process(target=_child, args=(job, environment, sender), name=job.trial_id)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.records import ResultsFolder
-from orchestrator import attempts, changes, closing, provenance, trackers
+from orchestrator import attempts, changes, closing, provenance, sockets, trackers
 from orchestrator.attempts import RESULTS
 from orchestrator.checks import (
     SERIAL,
@@ -93,6 +93,8 @@ def run(
     objective, console = objective or Objective(), console or Console(stderr=True)
     launch = provenance.describe_launch(address=address, started_at=attempts.now())
     check_address(address, spec.resources)
+    for line in sockets.moved(ray=address == LOCAL):
+        changes.say(console, line)
     trackers.refuse_missing(spec.trackers)
     plan = make_plan(spec)
     folder = results_folder(storage, spec)

@@ -19,7 +19,7 @@ from analysis.processes import cpus
 from analysis.records import ResultsFolder
 from analysis.signflip import floor_of
 from analysis.sizes import size
-from orchestrator import capacity, changes, child
+from orchestrator import capacity, changes, child, sockets
 from orchestrator.capacity import MOST, Growth, Place
 from orchestrator.checks import (
     SERIAL,
@@ -119,6 +119,8 @@ def forecast(
     Raises InputError for whatever run would refuse, and for a disk too small for what the run will write.
     """
     objective, console = objective or Objective(), console or Console(stderr=True)
+    for line in sockets.moved(ray=address == LOCAL):
+        changes.say(console, line)
     plan = make_plan(spec)
     folder = results_folder(storage, spec)
     known = changes.known_plan(folder, plan)

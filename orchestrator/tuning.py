@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.processes import cpus
-from orchestrator import capacity
+from orchestrator import capacity, sockets
 from orchestrator.auth import keep_private
 from orchestrator.child import Job
 from orchestrator.provenance import without_secrets
@@ -216,7 +216,9 @@ def _init(address: str) -> None:
 
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    local = {"include_dashboard": False, "num_cpus": cpus()} if address == LOCAL else {}
+    local: dict[str, Any] = {}
+    if address == LOCAL:
+        local = {"include_dashboard": False, "num_cpus": cpus(), "_temp_dir": sockets.ray_folder()}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
