@@ -20,9 +20,10 @@ from orchestrator import changes
 from orchestrator.attempts import RESULTS
 from orchestrator.child import Objective, resolve
 from orchestrator.collect import read_trial
+from orchestrator.knock import knock
 from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.trials import Cell, Plan
-from orchestrator.tuning import LOCAL, knock, lacking
+from orchestrator.tuning import LOCAL, import_quietly, lacking
 from trainables.config import DistillConfig, InputError, unknown
 
 SERIAL = "serial"
@@ -47,10 +48,12 @@ def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
 
 
 def check_address(address: str, resources: Resources) -> None:
-    """Refuse an address where nobody answers, and here a trial that needs more than there is."""
+    """Refuse an address where no cluster can be joined, and here a trial that needs more than there is."""
     if address not in (SERIAL, LOCAL, "auto") and ":" not in address:
         raise unknown("--address", address, (SERIAL, LOCAL, "auto", "HOST:PORT"))
-    knock(address)
+    if address not in (SERIAL, LOCAL):
+        import_quietly()
+        knock(address)
     memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     here = {"CPU": float(cpus()), "GPU": float("inf"), "memory": memory}
     if address in (SERIAL, LOCAL) and (lack := lacking(resources, [here])):
