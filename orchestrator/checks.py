@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from orchestrator.attempts import RESULTS
 from orchestrator.child import Objective, resolve
 from orchestrator.collect import read_trial
 from orchestrator.knock import knock
+from orchestrator.space import existing, free_at
 from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.trials import Cell, Plan
 from orchestrator.tuning import LOCAL, import_quietly, lacking
@@ -100,7 +100,7 @@ def refuse_full_disk(cells: Sequence[Cell], folder: ResultsFolder, objective: Ob
         resolve(objective.weigh)(alike[0].config) * sum(_kept_for_certain(cell.config) for cell in alike)
         for alike in _alike_in(cells)
     )
-    free = shutil.disk_usage(existing(folder.path)).free
+    free = free_at(folder.path)
     if needed > free:
         raise InputError(
             f"--storage: the checkpoints to come take {size(needed)} at least and {size(free)} are free at "
@@ -112,11 +112,6 @@ def _kept_for_certain(config: DistillConfig) -> int:
     """Checkpoints that a trial leaves; where only its rows tell how many it makes, one."""
     made = -(-config.max_steps // config.save_steps) if config.max_steps else 1
     return min(made, config.save_total_limit)
-
-
-def existing(path: Path) -> Path:
-    """The path, or the folder above it that is there already."""
-    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> None:

@@ -187,7 +187,10 @@ def status(target: str, /, *, address: str | None = None, follow: bool = False, 
     if json:
         machine.emit(machine.of_board(target, board))
     elif not follow or board.over:
-        Console().print(table_of(board.cells, board.states))
+        console = Console()
+        console.print(table_of(board.cells, board.states))
+        if lack := board.lack():
+            console.print(lack, markup=False, highlight=False, soft_wrap=True)
     if follow and not board.over:
         watch(board, Console(stderr=json), machine.emit if json else None)
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,6 @@ from orchestrator.capacity import MOST, Growth, Place
 from orchestrator.checks import (
     SERIAL,
     check_address,
-    existing,
     missing_cells,
     preflight,
     prepare,
@@ -33,6 +31,7 @@ from orchestrator.checks import (
 from orchestrator.child import Job, Objective
 from orchestrator.lessons import Lessons, lessons_of, try_lessons
 from orchestrator.probe import Cost, probe, probe_job
+from orchestrator.space import free_at
 from orchestrator.spec import ExperimentSpec
 from orchestrator.terminal import Console
 from orchestrator.trials import Cell, Plan, make_plan
@@ -133,7 +132,7 @@ def forecast(
         prepare(missing, objective, console)
         jobs = {cell.arm: probe_job(cell, spec.resources, objective) for cell in reversed(missing)}
         costs, start_s = _probe_arms(jobs, missing, at)
-        free = shutil.disk_usage(existing(folder.path)).free
+        free = free_at(folder.path)
         lessons: list[Lessons] = []
         if objective.distill == child.Objective.distill:
             lessons = lessons_of(missing, spec, folder.path.parent, free, jobs, partial(at, try_lessons))
@@ -235,7 +234,7 @@ def _add_up(
         total_s=sum(seconds) + lessons_s,
         wall_s=start_s + lessons_s / slots + makespan(seconds, slots),
         disk_bytes=disk,
-        free_bytes=shutil.disk_usage(existing(folder.path)).free,
+        free_bytes=free_at(folder.path),
         memory_bytes=at_once * max((cost.peak_bytes for cost in costs.values()), default=0),
         machine_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         effect=effect_of(plan, folder),
