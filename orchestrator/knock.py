@@ -8,9 +8,10 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from orchestrator import auth
@@ -19,6 +20,8 @@ from trainables.config import InputError
 
 KNOCK_S = 5.0
 """Seconds that whoever listens is given for each answer."""
+NODE_S = 15.0
+"""Seconds in which this machine must have become a node of a cluster that is starting."""
 SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS
 """How every client of HTTP/2, and so of gRPC, begins: this line, and settings that change nothing."""
@@ -133,7 +136,6 @@ def _ask_gcs(address: str, place: str) -> None:
     All that is private to Ray here; a wrong token costs ray.init 20 s, and being no node a minute.
     """
     from ray import exceptions
-    from ray._private import services
     from ray._raylet import InnerGcsClient
 
     if os.environ.get("RAY_AUTH_MODE") == "token" and auth.find_token() is None:
@@ -141,19 +143,33 @@ def _ask_gcs(address: str, place: str) -> None:
     try:
         with _without_rays_log():
             gcs = InnerGcsClient.standalone(place, None, int(1000 * KNOCK_S))
-            nodes = {node.hex() for node in gcs.get_all_node_info(timeout=KNOCK_S)}
+            ours = _is_node_here(gcs)
     except exceptions.AuthenticationError:
         raise auth.refused(f"--address {address}") from None
-    except exceptions.RpcError as error:
+    except exceptions.RayError as error:
         if "Method not found" in str(error):
             raise refusal(address, f"is another of Ray's ports: {ELSEWHERE}.") from None
         raise silent(address, error) from None
-    here = getattr(services, "find_node_ids", lambda: nodes)()  # Ray 2.55 has no such function
-    if not nodes & set(here):
+    if not ours:
         raise refusal(
             address,
             f"is a cluster of which this machine is no node: use kvtune submit, or ray start; {ELSEWHERE}.",
         )
+
+
+def _is_node_here(gcs: Any) -> bool:
+    """Whether this machine is a node of the cluster, or becomes one: a GCS answers before its nodes do."""
+    from ray._private import services
+
+    find = getattr(services, "find_node_ids", None)
+    if find is None:  # Ray 2.55
+        return True
+    deadline = time.monotonic() + NODE_S
+    while not (found := any(node.hex() in find() for node in gcs.get_all_node_info(timeout=KNOCK_S))):
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.5)
+    return found
 
 
 @contextmanager

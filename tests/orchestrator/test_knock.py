@@ -177,7 +177,8 @@ def test_a_cluster_is_joined_with_its_token_and_refused_in_one_line_without(
 def test_a_cluster_of_which_this_machine_is_no_node_is_for_submitting_to(
     standing: TestCluster, place: Path
 ) -> None:
-    program = "from ray._private import services\nservices.find_node_ids = lambda: []\n" + PROGRAM
+    program = "from ray._private import services\nservices.find_node_ids = lambda: []\n"
+    program += "from orchestrator import knock\nknock.NODE_S = 0\n" + PROGRAM
     done = subprocess.run(
         [sys.executable, "-c", program, "run", str(write_experiment(place)), "--address", "auto"],
         cwd=ROOT, env={**standing.environment, "RAY_ADDRESS": standing.gcs},
