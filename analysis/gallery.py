@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from analysis.figures import (
     strip,
 )
 from analysis.figures.draft import Draft, Drafts, Missing, Scene
-from analysis.processes import bare_main
+from analysis.processes import bare_main, cpus
 from analysis.results import Results
 
 FIGURES: tuple[Callable[[Scene], Drafts], ...] = (
@@ -73,7 +72,7 @@ def second_painter(rows: int) -> Iterator[Executor | None]:
 
     rows: of the experiment's metrics.
     """
-    if rows < LARGE or (os.cpu_count() or 1) < 2:
+    if rows < LARGE or cpus() < 2:
         yield None
         return
     painter = ProcessPoolExecutor(1, mp_context=get_context("spawn"))

@@ -14,6 +14,7 @@ from analysis.gallery import Gallery
 from analysis.methods import methods
 from analysis.records import FAILURES, ResultsFolder
 from analysis.results import Results, records
+from analysis.sizes import size
 
 TONES = {
     "SUPERIOR": "good",
@@ -59,7 +60,7 @@ def _environment() -> Environment:
         "short": wording.short,
         "minus": sentences.minus,
         "whole": wording.whole,
-        "size": wording.size,
+        "size": size,
         "duration": wording.duration,
         "plain": wording.plain,
         "cell": wording.cell,

@@ -92,14 +92,6 @@ def whole(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
-def size(value: int | None) -> str:
-    """Bytes in a unit of powers of 1,024."""
-    if value is None:
-        return "–"
-    unit = min(int(math.log2(value) // 10), 4) if value > 0 else 0
-    return f"{value / 1024**unit:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"
-
-
 def duration(seconds: float | None) -> str:
     """Seconds below two minutes, then minutes, then hours."""
     if seconds is None:

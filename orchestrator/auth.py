@@ -57,6 +57,23 @@ def find_token() -> str | None:
         return None
 
 
+def missing(where: str) -> InputError:
+    """There is no token here for a place that may ask for one."""
+    return InputError(
+        f"{where}: there is no token here: put the cluster's into ~/.ray/auth_token, or name its file in "
+        "RAY_AUTH_TOKEN_PATH. A cluster on this machine may go without: RAY_AUTH_MODE=disabled."
+    )
+
+
+def refused(where: str) -> InputError:
+    """A cluster does not take the token that is here."""
+    mode = "" if os.environ.get("RAY_AUTH_MODE", "token") == "token" else ", and RAY_AUTH_MODE=token"
+    return InputError(
+        f"{where} asks for a token and refuses the one given: take the cluster's own "
+        f"(RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token{mode})."
+    )
+
+
 def keep_private(path: Path) -> None:
     """Take a token file of ours away from others; Ray writes it readable for all."""
     known = path.stat()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,18 @@ from typing import Any
 
 from rich.console import Console
 
+from analysis.processes import cpus
 from analysis.records import ResultsFolder
+from analysis.sizes import size
 from orchestrator import changes
 from orchestrator.attempts import RESULTS
 from orchestrator.child import Objective, resolve
 from orchestrator.collect import read_trial
+from orchestrator.knock import knock
+from orchestrator.space import existing, free_at
 from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.trials import Cell, Plan
-from orchestrator.tuning import LOCAL, knock, lacking
+from orchestrator.tuning import LOCAL, import_quietly, lacking
 from trainables.config import DistillConfig, InputError, unknown
 
 SERIAL = "serial"
@@ -45,14 +48,24 @@ def results_folder(storage: str | Path, spec: ExperimentSpec) -> ResultsFolder:
 
 
 def check_address(address: str, resources: Resources) -> None:
-    """Refuse an address where nobody answers, and here a trial that needs more than there is."""
+    """Refuse an address where no cluster can be joined, and here a trial that needs more than there is."""
     if address not in (SERIAL, LOCAL, "auto") and ":" not in address:
         raise unknown("--address", address, (SERIAL, LOCAL, "auto", "HOST:PORT"))
-    knock(address)
+    if address not in (SERIAL, LOCAL):
+        import_quietly()
+        knock(address)
     memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    here = {"CPU": float(os.cpu_count() or 1), "GPU": float("inf"), "memory": memory}
+    here = {"CPU": float(cpus()), "GPU": float("inf"), "memory": memory}
     if address in (SERIAL, LOCAL) and (lack := lacking(resources, [here])):
-        raise InputError(lack)
+        raise InputError(lack + _kept_from_us())
+
+
+def _kept_from_us() -> str:
+    """That the machine has more CPUs than we may use, if so."""
+    ours, all_of_them = cpus(), os.cpu_count() or 1
+    if ours >= all_of_them:
+        return ""
+    return f" Of its {all_of_them} CPUs this process may use {ours} (taskset, a batch system, a container)."
 
 
 def missing_cells(plan: Plan, folder: ResultsFolder) -> list[Cell]:
@@ -87,10 +100,10 @@ def refuse_full_disk(cells: Sequence[Cell], folder: ResultsFolder, objective: Ob
         resolve(objective.weigh)(alike[0].config) * sum(_kept_for_certain(cell.config) for cell in alike)
         for alike in _alike_in(cells)
     )
-    free = shutil.disk_usage(existing(folder.path)).free
+    free = free_at(folder.path)
     if needed > free:
         raise InputError(
-            f"--storage: the checkpoints to come take {needed:,} bytes at least and {free:,} are free at "
+            f"--storage: the checkpoints to come take {size(needed)} at least and {size(free)} are free at "
             f"{folder.path}: choose another --storage, free some, or lower base.save_total_limit."
         )
 
@@ -99,11 +112,6 @@ def _kept_for_certain(config: DistillConfig) -> int:
     """Checkpoints that a trial leaves; where only its rows tell how many it makes, one."""
     made = -(-config.max_steps // config.save_steps) if config.max_steps else 1
     return min(made, config.save_total_limit)
-
-
-def existing(path: Path) -> Path:
-    """The path, or the folder above it that is there already."""
-    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> None:

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.processes import bare_main
-from orchestrator import fence, space
+from analysis.sizes import size
+from orchestrator import fence, sockets, space
 from orchestrator.attempts import Outcome
 from orchestrator.trackers import Tracker
 from orchestrator.trial_files import CorruptFile, read_result
@@ -120,6 +121,7 @@ def run_in_child(
     receiver, sender = context.Pipe(duplex=False)
     oom_kills = kernel_oom_kills()
     environment = environment_of(job)
+    sockets.shorten_python()
     with _clean_start(environment):
         context.set_forkserver_preload(list(job.objective.preload))
         process = context.Process(target=_child, args=(job, environment, sender), name=job.trial_id)
@@ -274,7 +276,8 @@ def _explain(error: BaseException) -> Outcome:
     reason = f"{type(error).__name__}: {text} ({os.path.basename(last.filename)}:{last.lineno})"
     if space.is_full(error):
         needed = getattr(error, "needed", space.FLOOR)
-        return Outcome("crashed", f"the storage is full: {reason}", retry=True, needs_bytes=needed)
+        text = f"the storage is full: {reason}; it needs {size(needed)}"
+        return Outcome("crashed", text, retry=True, needs_bytes=needed)
     if _is_memory(error):
         return Outcome("oom", reason, retry=True)
     return Outcome("crashed", reason, retry=not isinstance(error, InputError))

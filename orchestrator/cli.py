@@ -19,6 +19,7 @@ import tyro
 from orchestrator import job_commands
 from orchestrator.flags import Changes, Experiment, Seeds
 from trainables.config import InputError, one_line, unknown
+from trainables.pipes import until_unread
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.launch import Summary
 
 DESCRIPTION = "Is KV-cache distillation better with this alignment than with that one, or is it noise?"
-BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+BAD_INPUT, INTERRUPTED = 2, 130
 
 
 def run(
@@ -49,11 +50,10 @@ def run(
         yes: Agree to edits that set finished trials aside; without it you are asked.
         json: Print JSON lines for machines on stdout: trials as they change, then a summary.
     """
-    from rich.console import Console
-
     from orchestrator import machine
     from orchestrator.launch import run as launch
     from orchestrator.spec import load_spec
+    from orchestrator.terminal import Console
 
     changes = [change for group in set for change in group]
     spec = load_spec(experiment, changes, seeds)
@@ -92,12 +92,11 @@ def plan(
         address: As for run; or a cluster.yaml, to plan for the cluster that it describes.
         json: Print one JSON object instead of the text.
     """
-    from rich.console import Console
-
     from orchestrator import machine
     from orchestrator.plan import forecast, refuse_full_disk
     from orchestrator.plan_text import print_forecast
     from orchestrator.spec import load_spec
+    from orchestrator.terminal import Console
 
     spec = load_spec(experiment, [change for group in set for change in group], seeds)
     found = forecast(spec, storage=storage, address=address, console=Console(stderr=True))
@@ -129,9 +128,8 @@ def report(
         fail_on: Exit 1 if a planned contrast is INFERIOR; inconclusive: also if one is INCONCLUSIVE.
         json: Print one JSON object for machines instead.
     """
-    from rich.console import Console
-
     from orchestrator import machine
+    from orchestrator.terminal import Console
 
     folder = _imported(from_, places, map, out) if from_ else _own_folder(places, map, out)
     found = _report(str(folder))
@@ -179,10 +177,9 @@ def status(target: str, /, *, address: str | None = None, follow: bool = False, 
         follow: Go on showing an experiment until every trial has a result; Ctrl-C leaves its run alone.
         json: Print one JSON object for machines instead; with --follow, JSON lines of what changes after it.
     """
-    from rich.console import Console
-
     from orchestrator import machine
     from orchestrator.progress import board_of, table_of, watch
+    from orchestrator.terminal import Console
 
     if address or not (os.path.exists(target) or "/" in target):
         return job_commands.job_status(target, address, json=json)
@@ -190,7 +187,10 @@ def status(target: str, /, *, address: str | None = None, follow: bool = False, 
     if json:
         machine.emit(machine.of_board(target, board))
     elif not follow or board.over:
-        Console().print(table_of(board.cells, board.states))
+        console = Console()
+        console.print(table_of(board.cells, board.states))
+        if lack := board.lack():
+            console.print(lack, markup=False, highlight=False, soft_wrap=True)
     if follow and not board.over:
         watch(board, Console(stderr=json), machine.emit if json else None)
     return 0
@@ -229,16 +229,20 @@ HANDED_ON = ("train", "gates")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. What the user can mend is one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return until_unread(functools.partial(_main, arguments))
+
+
+def _main(arguments: list[str]) -> int:
     try:
         if arguments and arguments[0] in HANDED_ON:
-            return COMMANDS[arguments[0]](*arguments[1:])
-        return _parse_and_run(arguments)
+            code = COMMANDS[arguments[0]](*arguments[1:])
+        else:
+            code = _parse_and_run(arguments)
+        print(end="", flush=True)  # what cannot be written is told here, not when the interpreter exits
+        return code
     except KeyboardInterrupt:
         print("kvtune: ended before it was done; the same command goes on where it stopped.", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from orchestrator.auth import DEFAULT_ADDRESS, TUNNEL, check_address, find_token
-from orchestrator.tuning import KNOCK_S, import_quietly
+from orchestrator.auth import DEFAULT_ADDRESS, TUNNEL, check_address, find_token, missing, refused
+from orchestrator.knock import greet, heard, speaks_grpc
+from orchestrator.tuning import import_quietly
 from trainables.config import InputError
 
 if TYPE_CHECKING:
@@ -83,10 +83,7 @@ def connect(address: str | None, warn: Callable[[str], None]) -> Cluster:
     check_address(address, token, warn)
     _knock(address)
     if token is None and os.environ.get("RAY_AUTH_MODE", "token") == "token":
-        raise InputError(
-            f"there is no token for {address} here: put the cluster's into ~/.ray/auth_token, or name its "
-            "file in RAY_AUTH_TOKEN_PATH. A cluster on this machine may go without: RAY_AUTH_MODE=disabled."
-        )
+        raise missing(address)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return Cluster(address=address, client=_client(address, headers), headers=headers)
 
@@ -105,22 +102,25 @@ def _client(address: str, headers: dict[str, str]) -> JobSubmissionClient:
         with _without(*ADDRESS_VARIABLES):
             return JobSubmissionClient(address, headers=dict(headers))
     except AuthenticationError:
-        raise InputError(
-            f"{address} asks for a token and refuses the one given: take the cluster's own "
-            "(RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)."
-        ) from None
+        raise refused(address) from None
     except (ConnectionError, RuntimeError, OSError) as error:
         raise _silent(address, error) from None
 
 
 def _knock(address: str) -> None:
-    """Refuse an address where nobody listens, before anything is asked of it."""
+    """Refuse an address where nobody listens, or no web server, before anything is asked of it."""
     url = urlsplit(address)
     try:
         port = url.port or (443 if url.scheme == "https" else 80)
-        socket.create_connection((str(url.hostname), port), timeout=KNOCK_S).close()
+        said = greet(str(url.hostname), port)
     except OSError as error:
         raise _silent(address, error) from None
+    if url.scheme == "http" and not said.startswith(b"HTTP/"):
+        found = "one of Ray's own ports" if speaks_grpc(said) else heard(said)
+        raise InputError(
+            f"--address {address} is no dashboard ({found}): it is the head's port 8265, through a tunnel "
+            f"({TUNNEL}; docs/cluster.md, Ports)."
+        )
 
 
 def _silent(address: str, error: Exception) -> InputError:

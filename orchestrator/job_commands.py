@@ -36,6 +36,7 @@ def submit(
         environment: A YAML file of Ray's runtime environment: env_vars, pip, uv, conda, image_uri.
         yes: Agree to edits that set finished trials aside; nobody can ask you on the cluster.
     """
+    from analysis.sizes import size
     from orchestrator.cluster import connect
     from orchestrator.spec import load_spec
     from orchestrator.submit import read_environment, storage_path
@@ -48,7 +49,7 @@ def submit(
     cluster = connect(address, _warn)
     sent = send(spec, cluster, storage=storage, cpus=cpus, environment=wanted, yes=yes)
     if sent.state is None:
-        print(f"{sent.job}: submitted, {sent.trials} trials, {sent.bytes / 2**20:.1f} MiB sent")
+        print(f"{sent.job}: submitted, {sent.trials} trials, {size(sent.bytes)} sent")
     else:
         print(f"{sent.job}: this plan is {sent.state} already, nothing was submitted")
     if follow:

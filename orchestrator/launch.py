@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from analysis.records import ResultsFolder
-from orchestrator import attempts, changes, closing, provenance, trackers
+from orchestrator import attempts, changes, closing, provenance, sockets, trackers
 from orchestrator.attempts import RESULTS
 from orchestrator.checks import (
     SERIAL,
@@ -33,6 +31,7 @@ from orchestrator.progress import Progress, Tell
 from orchestrator.shared import check_shared
 from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.teacher_tasks import NO_TEACHERS, Teachers, provide
+from orchestrator.terminal import Console
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
 from orchestrator.tuning import LOCAL, Runner, connected, end_trials
@@ -94,6 +93,8 @@ def run(
     objective, console = objective or Objective(), console or Console(stderr=True)
     launch = provenance.describe_launch(address=address, started_at=attempts.now())
     check_address(address, spec.resources)
+    for line in sockets.moved(ray=address == LOCAL):
+        changes.say(console, line)
     trackers.refuse_missing(spec.trackers)
     plan = make_plan(spec)
     folder = results_folder(storage, spec)

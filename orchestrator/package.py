@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from analysis.sizes import size
 from orchestrator.provenance import ROOMS, SOURCE
 from orchestrator.spec import ExperimentSpec, spec_from
 from orchestrator.trials import PATHS
@@ -127,9 +128,9 @@ def _refuse_large(sizes: Mapping[Path, int]) -> None:
     if total <= LIMIT:
         return
     largest = sorted(sizes, key=lambda path: sizes[path], reverse=True)[:3]
-    named = ", ".join(f"{path} ({sizes[path] / 2**20:.0f} MiB)" for path in largest)
+    named = ", ".join(f"{path} ({size(sizes[path])})" for path in largest)
     raise InputError(
-        f"the package would be {total / 2**20:.0f} MiB, at most {LIMIT / 2**20:.0f} are sent; the largest "
+        f"the package would be {size(total)}, at most {size(LIMIT)} are sent; the largest "
         f"files: {named}. Copy them to the storage that all nodes share, and name them by their path there."
     )
 

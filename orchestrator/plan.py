@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -13,18 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from analysis.looks import level_of
 from analysis.power import detectable_dz, least_pairs, upper_sd
+from analysis.processes import cpus
 from analysis.records import ResultsFolder
 from analysis.signflip import floor_of
-from orchestrator import capacity, changes, child
+from analysis.sizes import size
+from orchestrator import capacity, changes, child, sockets
 from orchestrator.capacity import MOST, Growth, Place
 from orchestrator.checks import (
     SERIAL,
     check_address,
-    existing,
     missing_cells,
     preflight,
     prepare,
@@ -33,7 +31,9 @@ from orchestrator.checks import (
 from orchestrator.child import Job, Objective
 from orchestrator.lessons import Lessons, lessons_of, try_lessons
 from orchestrator.probe import Cost, probe, probe_job
+from orchestrator.space import free_at
 from orchestrator.spec import ExperimentSpec
+from orchestrator.terminal import Console
 from orchestrator.trials import Cell, Plan, make_plan
 from orchestrator.tuning import LOCAL, connected, lacking
 from trainables.config import DistillConfig, InputError
@@ -118,6 +118,8 @@ def forecast(
     Raises InputError for whatever run would refuse, and for a disk too small for what the run will write.
     """
     objective, console = objective or Objective(), console or Console(stderr=True)
+    for line in sockets.moved(ray=address == LOCAL):
+        changes.say(console, line)
     plan = make_plan(spec)
     folder = results_folder(storage, spec)
     known = changes.known_plan(folder, plan)
@@ -130,7 +132,7 @@ def forecast(
         prepare(missing, objective, console)
         jobs = {cell.arm: probe_job(cell, spec.resources, objective) for cell in reversed(missing)}
         costs, start_s = _probe_arms(jobs, missing, at)
-        free = shutil.disk_usage(existing(folder.path)).free
+        free = free_at(folder.path)
         lessons: list[Lessons] = []
         if objective.distill == child.Objective.distill:
             lessons = lessons_of(missing, spec, folder.path.parent, free, jobs, partial(at, try_lessons))
@@ -158,7 +160,7 @@ def _reached(address: str, spec: ExperimentSpec, console: Console) -> Iterator[R
     check_address(address, spec.resources)
     told = spec.resources.gpus or spec.resources.memory_gib
     if address == SERIAL or (address == LOCAL and not told):
-        here = Place("this machine", {"CPU": float(os.cpu_count() or 1), "GPU": MOST, "memory": math.inf})
+        here = Place("this machine", {"CPU": float(cpus()), "GPU": MOST, "memory": math.inf})
         yield [here], Growth(), "this machine", _here
         return
     with connected(address, spec.resources, console.print):
@@ -232,7 +234,7 @@ def _add_up(
         total_s=sum(seconds) + lessons_s,
         wall_s=start_s + lessons_s / slots + makespan(seconds, slots),
         disk_bytes=disk,
-        free_bytes=shutil.disk_usage(existing(folder.path)).free,
+        free_bytes=free_at(folder.path),
         memory_bytes=at_once * max((cost.peak_bytes for cost in costs.values()), default=0),
         machine_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         effect=effect_of(plan, folder),
@@ -244,7 +246,7 @@ def refuse_full_disk(found: Forecast) -> None:
     needed = found.disk_bytes["all"]
     if needed > found.free_bytes:
         raise InputError(
-            f"--storage: the run will write {needed:,} bytes and {found.free_bytes:,} are free at "
+            f"--storage: the run will write {size(needed)} and {size(found.free_bytes)} are free at "
             f"{found.folder}: choose another --storage, free some, or lower base.save_total_limit."
         )
 

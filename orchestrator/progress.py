@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.records import ResultsFolder
-from orchestrator import attempts
+from analysis.sizes import size
+from orchestrator import attempts, space
 from orchestrator.attempts import RESULTS
 from orchestrator.trial_files import CorruptFile, read_last_row, read_result
 from trainables.config import InputError
@@ -33,6 +34,8 @@ TELL_EVERY_S = 10.0
 """Seconds between two lines on the whole run for machines."""
 SEEDS_IN_COLUMNS = 12
 """With more seeds than this the table counts trials instead of showing each."""
+NO_ROOM = "waiting_for_room"
+"""The status of a trial that waits for a full storage."""
 MARKS = {"completed": "[green]done[/]", "diverged": "[yellow]diverged[/]", "waiting": "[dim]-[/]"}
 KINDS = ("done", "running", "failed", "waiting")
 Cells = Sequence[Mapping[str, Any]]
@@ -44,19 +47,23 @@ class State:
     """Where one trial stands."""
 
     status: str
-    """waiting, running, or how its last attempt ended."""
+    """waiting, running, waiting_for_room, or how its last attempt ended."""
     fraction: float = 0.0
     """Of its steps, 0 to 1."""
     step: int = 0
     tokens: int = 0
     wall_s: float = 0.0
     """Seconds that its steps took so far."""
+    needs_bytes: int | None = None
+    """What must be free on the storage before it goes on; None where it does not wait for that."""
 
     @property
     def kind(self) -> str:
         """done, running, failed or waiting."""
         if self.status in RESULTS:
             return "done"
+        if self.status == NO_ROOM:
+            return "waiting"
         return self.status if self.status in ("running", "waiting") else "failed"
 
     @property
@@ -77,6 +84,8 @@ class State:
     @property
     def mark(self) -> str:
         """Its place in the table: percent of its steps, steps a second, time left."""
+        if self.status == NO_ROOM:
+            return f"[yellow]waits for {size(self.needs_bytes)}[/]"
         if self.status != "running":
             return MARKS.get(self.status, f"[red]{self.status}[/]")
         parts = [f"{100 * self.fraction:.0f} %"]
@@ -96,6 +105,7 @@ class State:
             "steps_per_s": self.steps_per_s,
             "tokens_per_s": self.tokens_per_s,
             "left_s": self.left_s,
+            "needs_bytes": self.needs_bytes,
         }
 
 
@@ -109,16 +119,17 @@ def state_of(path: Path, config_hash: str) -> State:
         numbers = {name: result.get(name) or 0 for name in ("completed_steps", "tokens_seen", "wall_s")}
         step, tokens, wall_s = numbers.values()
         return State(str(result["status"]), 1.0, int(step), int(tokens), float(wall_s))
-    known = attempts.read(path)
-    if not known:
+    known, needs = attempts.read(path), space.waits_for(path)
+    if needs is None and not known:
         return State("waiting")
     row = read_last_row(path) or {}
     return State(
-        known[-1].status or "running",
+        NO_ROOM if needs is not None else known[-1].status or "running",
         _fraction(row, path) if row else 0.0,
         int(row.get("step") or 0),
         int(row.get("tokens") or 0),
         float(row.get("wall_s") or 0.0),
+        needs,
     )
 
 
@@ -137,7 +148,8 @@ class Board:
         for cell in self._open:
             trial = cell["trial_id"]
             before = self.states[trial]
-            if trial in there and (stamp := _stamp(self.trials / trial)) != self._stamps.get(trial):
+            known = None if before.status == NO_ROOM else self._stamps.get(trial)
+            if trial in there and (stamp := _stamp(self.trials / trial)) != known:
                 self._stamps[trial] = stamp
                 self.states[trial] = now = state_of(self.trials / trial, cell["config_hash"])
                 if now != before:
@@ -160,10 +172,24 @@ class Board:
         """Trials that are done, with the parts of those that are not."""
         return sum(state.fraction for state in self.states.values())
 
-    def running(self) -> list[State]:
-        """Trials at work now."""
+    def now(self, status: str) -> list[State]:
+        """Trials that run, or wait for room, at the last look."""
         there = (self.states[cell["trial_id"]] for cell in self._open)
-        return [state for state in there if state.status == "running"]
+        return [state for state in there if state.status == status]
+
+    def lack(self) -> str | None:
+        """One sentence on a full storage for which trials wait; None while none does."""
+        if not (waiting := self.now(NO_ROOM)):
+            return None
+        most, place = max(state.needs_bytes or 0 for state in waiting), self.trials.parent
+        try:
+            free = size(space.free_at(place))
+        except OSError:  # a storage that is away for a moment
+            return None
+        return (
+            f"the storage is full: a trial needs {size(most)} at {place}, where {free} are free; trials wait "
+            f"{_span(space.PATIENCE_S)} for it, and go on once there is room"
+        )
 
     def _folders(self) -> set[str]:
         try:
@@ -198,7 +224,9 @@ def table_of(cells: Cells, states: Mapping[str, State]) -> Table:
     for arm, own in arms.items():
         if many:
             counts = _counts(states[cell["trial_id"]] for cell in own)
-            table.add_row(arm, *(str(counts[kind]) for kind in KINDS))
+            full = sum(states[cell["trial_id"]].status == NO_ROOM for cell in own)
+            told = f" ([yellow]{full} for room[/])" if full else ""
+            table.add_row(arm, *(f"{counts[kind]}{told * (kind == 'waiting')}" for kind in KINDS))
         else:
             found = {cell["seed"]: states[cell["trial_id"]].mark for cell in own}
             table.add_row(arm, *(found.get(seed, "") for seed in seeds))
@@ -213,7 +241,7 @@ def _counts(states: Iterable[State]) -> dict[str, int]:
 def _stamp(path: Path) -> tuple[Any, ...]:
     """What changes when a trial gets on."""
     folder, stamps = TrialFolder(path), []
-    for file in (folder.result, path / attempts.FILE, folder.metrics):
+    for file in (path, folder.result, path / attempts.FILE, folder.metrics):
         try:
             found = file.stat()
             stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
@@ -248,6 +276,9 @@ class Progress:
         self._began = self._told = time.monotonic()
         self._done_before = self.board.done()
         self._over = self.board.counts()["done"]
+        self._told_lack = False
+        self.unread = False
+        """Whether whoever read what is shown has left; the trials go on."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._live = (
@@ -277,9 +308,19 @@ class Progress:
             pause = max(POLL_S, (time.monotonic() - began) / SHARE_OF_POLLS)
 
     def _update(self) -> None:
+        try:
+            if not self.unread:
+                self._show()
+        except BrokenPipeError:
+            self.unread = True
+
+    def _show(self) -> None:
         for cell, before, now in self.board.look():
             if now.status != before.status:
                 self._tell_change(cell, now)
+        if not self._told_lack and (lack := self.board.lack()):
+            self._told_lack = True
+            self.console.print(lack, markup=False, highlight=False, soft_wrap=True)
         if self.tell and time.monotonic() - self._told >= TELL_EVERY_S:
             self._told = time.monotonic()
             self.tell({"event": "progress", **self.pace()})
@@ -290,7 +331,7 @@ class Progress:
         if self.tell:
             names = {name: cell[name] for name in ("trial_id", "arm", "seed")}
             self.tell({"event": "trial", **names, **now.to_dict()})
-        if self._live or now.status in ("waiting", "running"):
+        if self._live or now.kind in ("waiting", "running"):
             return
         self._over += now.status in RESULTS
         place = f"[{self._over}/{len(self.board.cells)}] {cell['arm']} seed {cell['seed']}"
@@ -300,7 +341,7 @@ class Progress:
     def pace(self) -> dict[str, Any]:
         """Counts, rates of the trials at work together, seconds so far and left; unknown is null."""
         done, elapsed = self.board.done(), time.monotonic() - self._began
-        gained, running = done - self._done_before, self.board.running()
+        gained, running = done - self._done_before, self.board.now("running")
         return {
             **self.board.counts(),
             "steps_per_s": sum(state.steps_per_s or 0.0 for state in running),
@@ -314,16 +355,23 @@ class Progress:
         parts = [f"{pace['done']} of {len(self.board.cells)} trials done"]
         if pace["steps_per_s"]:
             parts.append(f"{pace['steps_per_s']:.3g} steps/s, {pace['tokens_per_s']:.3g} tokens/s")
+        if waiting := len(self.board.now(NO_ROOM)):
+            parts.append(f"{waiting} wait for room on the storage")
         if pace["left_s"] is not None:
             parts.append(f"{_span(pace['elapsed_s'])} so far, about {_span(pace['left_s'])} left")
         return Group(table_of(self.board.cells, self.board.states), Text(", ".join(parts)))
 
 
 def watch(board: Board, console: Console, tell: Tell | None = None) -> None:
-    """Show an experiment that runs elsewhere until every trial has a result, or Ctrl-C."""
+    """Show an experiment that runs elsewhere until every trial has a result, or Ctrl-C.
+
+    Raises BrokenPipeError where nobody reads on.
+    """
     with suppress(KeyboardInterrupt), Progress(board.trials, board.cells, console, tell) as progress:
-        while not progress.board.over:
+        while not (progress.board.over or progress.unread):
             time.sleep(POLL_S)
+        if progress.unread:
+            raise BrokenPipeError
 
 
 def _span(seconds: float) -> str:

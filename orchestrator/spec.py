@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from analysis.names import QUANTITIES, Reading, reading_of
 from analysis.plan import ResultsError
+from analysis.sizes import size
 from orchestrator.trackers import TRACKERS, Tracker
 from orchestrator.yaml_text import parse
 from trainables.config import InputError, unknown
@@ -299,7 +300,7 @@ def _read(name_or_path: str) -> tuple[str, str]:
             content = opened.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
             raise InputError(
-                f"experiment file {name_or_path} is larger than {LARGEST_FILE:,} bytes: is it another file?"
+                f"experiment file {name_or_path} is larger than {size(LARGEST_FILE)}: is it another file?"
             )
         return content.decode("utf-8"), name_or_path
     except UnicodeDecodeError:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from analysis.sizes import size
 from orchestrator.spec import Resources
 from orchestrator.trials import Cell
 from trainables.config import BUILTIN_TEACHER, DistillConfig
@@ -125,7 +126,7 @@ def _provide_one(
         return None, 0
     started = time.monotonic()
     if to_make:
-        work.tell(f"asking the teacher once about {task.rows:,} rows ({_gib(task.bytes)})")
+        work.tell(f"asking the teacher once about {task.rows:,} rows ({size(task.bytes)})")
         _make(config, work, task, to_make)
     if not seal(folder, task.parts):
         work.tell(INEXACT)
@@ -144,7 +145,7 @@ def why_not(task: Task, alike: Sequence[Cell], left: float, thrifty: bool) -> st
         return f"the trials read {reads:,} rows, a cache would hold {task.rows:,}"
     if task.bytes > left:
         enough = f"set teacher_cache: {task.bytes / GIB + 0.005:.2f} to keep them"
-        return f"they take {_gib(task.bytes)}, {_gib(left)} are left for them ({enough})"
+        return f"they take {size(task.bytes)}, {size(max(left, 0))} are left for them ({enough})"
     return None
 
 
@@ -152,10 +153,6 @@ def _placed(config: DistillConfig, resources: Resources) -> DistillConfig:
     """The config as its trials run it, wherever that is."""
     device = config.device if config.device != "auto" else "cuda" if resources.gpus else "cpu"
     return replace(config, device=device, threads=resources.cpus)
-
-
-def _gib(size: float) -> str:
-    return f"{max(size, 0) / GIB:.2f} GiB"
 
 
 def _describe(config: DistillConfig, work: _Work) -> Task:

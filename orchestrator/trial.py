@@ -26,6 +26,7 @@ def run_trial(job: Job, on_row: Callable[[Row], None], node: str | None = None) 
     The count of attempts is read from that file, so that it holds when Ray moves the trial to another worker.
     Diverging is a result. A trial that has a result is not run again. On a full storage it waits for room.
     """
+    space.forget(Path(job.folder))
     outcome, needed, unwritten = _recorded(job), space.FLOOR, 0
     while outcome.retry and _used(job) + unwritten < job.attempts_allowed:
         if (lack := space.wait_for(Path(job.folder), needed)) is not None:
@@ -70,7 +71,7 @@ def _attempt(job: Job, on_row: Callable[[Row], None], node: str | None) -> Outco
         elif not current():
             return Outcome("crashed", SUPERSEDED)  # whoever ended this attempt has recorded it
         if outcome.needs_bytes:
-            space.wait_for(folder, space.FLOOR)
+            space.wait_for(folder, space.FLOOR, shown=outcome.needs_bytes)
         attempts.end(folder, number, outcome.status, outcome.reason)
         tracking.ended(outcome.status)
     return outcome

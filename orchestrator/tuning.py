@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import secrets
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator import capacity
+from analysis.processes import cpus
+from orchestrator import capacity, sockets
 from orchestrator.auth import keep_private
 from orchestrator.child import Job
-from orchestrator.provenance import without_secrets
+from orchestrator.knock import silent
 from orchestrator.spec import Resources
 from orchestrator.trial import run_cell
 from orchestrator.watch import GIB
@@ -28,8 +28,6 @@ LOCAL = "local"
 LOST_WORKERS = 20
 """Lost workers that Tune allows a trial beyond the attempts that it has: which of them count, attempts.jsonl
 tells, and a preempted node costs none."""
-KNOCK_S = 5.0
-"""Seconds that a cluster is given to answer."""
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -177,26 +175,6 @@ def _per_trial(job: Job) -> dict[str, float]:
     return {"cpu": job.cpus, "gpu": job.gpus, **memory}
 
 
-def knock(address: str) -> None:
-    """Refuse host:port where nobody listens, at once; Ray would go on trying for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise _silent(address, error) from None
-
-
-def _silent(address: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200]
-    return InputError(
-        without_secrets(
-            f"--address {address} does not answer ({reason}): start the cluster, or use --address local."
-        )
-    )
-
-
 @contextmanager
 def _on_loopback(address: str) -> Iterator[None]:
     """Let a Ray of our own listen on this machine only; what the user has set stays."""
@@ -215,12 +193,14 @@ def _init(address: str) -> None:
 
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    local = {"include_dashboard": False} if address == LOCAL else {}
+    local: dict[str, Any] = {}
+    if address == LOCAL:
+        local = {"include_dashboard": False, "num_cpus": cpus(), "_temp_dir": sockets.ray_folder()}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if address == LOCAL:
             raise
-        raise _silent(address, error) from None
+        raise silent(address, error) from None
     with contextlib.suppress(FileNotFoundError):
         keep_private(Path.home() / ".ray" / "auth_token")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from analysis.sizes import size
 from orchestrator.attempts import Outcome
 
 GIB = 2**30
@@ -42,9 +43,9 @@ class Watch:
 
     def _beyond_memory(self, pid: int) -> Outcome | None:
         """Beyond its own limit a trial would be again: it is not tried again before the limit changes."""
-        if self.memory_gib is None or (used := memory_of(pid) / GIB) <= self.memory_gib:
+        if self.memory_gib is None or (used := memory_of(pid)) <= self.memory_gib * GIB:
             return None
-        return Outcome("oom", f"it used {used:.2f} GiB, resources.memory_gib gives it {self.memory_gib:g}")
+        return Outcome("oom", f"it used {size(used)}, resources.memory_gib gives it {self.memory_gib:g}")
 
 
 def memory_of(pid: int) -> int:

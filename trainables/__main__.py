@@ -6,22 +6,36 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from trainables.config import DistillConfig, InputError
 from trainables.flags import fail, parse
+from trainables.pipes import until_unread
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m trainables") -> int:
     """Parse, train, print the log and where the result lies; 0 completed, 1 diverged, 2 bad input."""
+    return until_unread(lambda: _main(sys.argv[1:] if argv is None else argv, prog))
+
+
+def _main(argv: Sequence[str], prog: str) -> int:
     try:
-        config = parse(sys.argv[1:] if argv is None else argv, prog)
-        return _train(config)
+        return _train(parse(argv, prog))
     except InputError as error:
         return fail(prog, error)
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Log lines for whoever reads them; where nobody does any more, the training ends, to be resumed."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            raise
+        super().handleError(record)
+
+
 def _train(config: DistillConfig) -> int:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Lines(sys.stdout)])
     logging.getLogger("trainables").setLevel(logging.INFO)
     from trainables.trial_folder import TrialFolder
 

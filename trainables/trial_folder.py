@@ -78,11 +78,8 @@ class TrialFolder:
         Whatever goes wrong, an earlier checkpoint stays as it is and nothing half written is left. Raises
         StorageFull where it would not fit.
         """
-        free = shutil.disk_usage(self.path).free
-        if free < size:
-            raise StorageFull(
-                f"checkpoint-{step} needs {size:,} bytes, {free:,} are free in {self.path}", size
-            )
+        if shutil.disk_usage(self.path).free < size:
+            raise StorageFull(f"checkpoint-{step} does not fit into what is free in {self.path}", size)
         made = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self.path))
         target = self.checkpoint(step)
         try:

@@ -1,5 +1,4 @@
 import json
-import os
 import re
 from html.parser import HTMLParser
 
@@ -176,7 +175,7 @@ def test_two_processes_draw_the_same_bytes_as_one(report, monkeypatch):
     alone = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
     monkeypatch.setattr(gallery, "LARGE", 1)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(gallery, "cpus", lambda: 2)
     here = []
     monkeypatch.setattr(gallery, "settled", lambda figure: here.append(figure) or settled(figure))
     write_report(folder.parent)

@@ -29,6 +29,8 @@ class TestCluster:
     folder: Path
     gcs: str
     dashboard: str
+    client: int
+    """Port of Ray's client."""
     environment: Mapping[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -80,7 +82,7 @@ def cluster(
         "PYTHONPATH": str(ROOT),
         **(environment or {}),
     }
-    ours = TestCluster(folder, f"{address}:{gcs}", f"http://127.0.0.1:{board}", environment)
+    ours = TestCluster(folder, f"{address}:{gcs}", f"http://127.0.0.1:{board}", client, environment)
     try:
         ours._start(
             [

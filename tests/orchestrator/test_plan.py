@@ -121,12 +121,12 @@ class Usage(NamedTuple):
 def test_a_disk_that_the_run_would_fill_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage())
     found = forecast_of(place, **whole())
-    with pytest.raises(InputError, match=r"the run will write .* and 500 are free"):
+    with pytest.raises(InputError, match=r"the run will write .* and 500 B are free"):
         refuse_full_disk(found)
 
     weighed = replace(FAKE, weigh="tests.fakes:heavy")
     with pytest.raises(
-        InputError, match=r"the checkpoints to come take 4,000 bytes at least and 500 are free"
+        InputError, match=r"the checkpoints to come take 3.91 KiB at least and 500 B are free"
     ):
         run(spec_from(experiment(), "test"), storage=place, address="serial", objective=weighed)
     assert not (place / "fake").exists()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from orchestrator import attempts, progress
+from orchestrator import attempts, progress, space
 from orchestrator.progress import Board, Progress, State, _span, state_of, table_of, watch
 
 
@@ -169,3 +171,55 @@ def test_an_experiment_that_runs_elsewhere_is_followed_until_its_last_result(
     watch(Board(tmp_path, [cell("flat", 0), cell("flat", 1)]), Console(file=io.StringIO()), tell)
 
     assert [event["status"] for event in told if event["event"] == "trial"] == ["diverged"]
+
+
+def test_following_ends_where_nobody_reads_on_though_trials_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0.01)
+    monkeypatch.setattr(progress, "TELL_EVERY_S", 0.0)
+
+    def tell(event: dict[str, Any]) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        watch(Board(tmp_path, [cell("flat", 0)]), Console(file=io.StringIO()), tell)
+
+
+def test_a_trial_that_waits_for_room_shows_it_as_long_as_its_worker_lives(tmp_path: Path) -> None:
+    attempts.start(tmp_path, None)
+    mark = tmp_path / f"{space.MARK}{24 * 2**20}"
+    mark.touch()
+    waits = state_of(tmp_path, "abc")
+    os.utime(mark, (0, time.time() - space.STALE_S - 1))
+    dead = state_of(tmp_path, "abc")
+    space.forget(tmp_path)
+
+    assert (waits.kind, waits.needs_bytes, waits.left_s) == ("waiting", 24 * 2**20, None)
+    assert "waits for 24 MiB" in waits.mark
+    assert waits.to_dict()["status"] == "waiting_for_room"
+    assert waits.to_dict()["needs_bytes"] == 24 * 2**20
+    assert dead == State("running"), "its worker renews the mark no more"
+    assert not mark.exists()
+
+
+def test_a_full_storage_is_told_once_with_its_place_and_both_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0.01)
+    monkeypatch.setattr(space, "free_at", lambda path: 1000)
+    console = Console(file=io.StringIO())
+    cells = [cell("flat", seed) for seed in range(20)]
+    for one in cells[:3]:
+        (tmp_path / one["trial_id"]).mkdir()
+        (tmp_path / one["trial_id"] / f"{space.MARK}{2**20}").touch()
+    with Progress(tmp_path, cells, console) as shown:
+        while not shown.board.now("waiting_for_room"):
+            time.sleep(0.01)
+
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.count("the storage is full") == 1
+    assert f"a trial needs 1 MiB at {tmp_path.parent}, where 1,000 B are free; trials wait 10 min" in said
+    assert shown.board.counts() == {"done": 0, "running": 0, "failed": 0, "waiting": 20}
+    console.print(table_of(cells, shown.board.states))
+    assert "20 (3 for room)" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -109,7 +109,7 @@ def test_more_than_the_budget_is_computed_on_the_fly_and_said(tmp_path: Path, ra
 
     assert teachers.caches == {}
     assert len(told) == 1
-    assert "on the fly: they take 0.00 GiB, 0.00 GiB are left for them (set teacher_cache: 0.01" in told[0]
+    assert " KiB, 1.05 KiB are left for them (set teacher_cache: 0.01" in told[0]
     assert not list((tmp_path / FOLDER).glob("*/index.json"))
 
 
