@@ -261,9 +261,14 @@ class DistillConfig:
 
         Fields left out count for nothing, so that one which a later version adds renames no finished trial.
         """
-        given = {name: value for name, value in meaning(self.to_dict()).items() if value is not None}
-        canonical = json.dumps(given, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return hash_of(self.to_dict())
+
+
+def hash_of(config: Mapping[str, Any]) -> str:
+    """DistillConfig.hash of a config as its values, checked or not."""
+    given = {name: value for name, value in meaning(config).items() if value is not None}
+    canonical = json.dumps(given, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 LITERALS: dict[str, Any] = {
