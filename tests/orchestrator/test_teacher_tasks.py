@@ -210,7 +210,7 @@ def test_a_built_in_experiments_packaged_teacher_is_not_copied(tmp_path: Path) -
 
 @pytest.mark.parametrize("given", [True, 0, -1, "large", "inf", [1]])
 def test_a_budget_that_is_none_is_refused(given: Any) -> None:
-    with pytest.raises(InputError, match="teacher_cache is auto, off, or a number of GiB above 0"):
+    with pytest.raises(InputError, match="teacher_cache is auto, off, or a number of GiB from"):
         spec_from(experiment(teacher_cache=given), "test")
 
 
