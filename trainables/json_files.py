@@ -66,7 +66,7 @@ def content(path: Path, largest: int = SMALL) -> bytes:
         if size > largest:
             raise CorruptFile(path, f"cannot be read: it has {size:,} bytes, {largest:,} are the most")
         try:
-            return file.read(largest)
+            return file.read(size)
         except OSError as error:
             raise CorruptFile(path, f"cannot be read ({_reason(error)})") from None
 
