@@ -281,6 +281,9 @@ def _check(plan: Plan) -> None:
         raise unknown("arm", arm, plan.arms)
     for arm in sorted(plan.arms.keys() - plan.labels.keys()):
         raise ResultsError(f"labels lacks arm {arm!r}.")
+    for arm, overrides in plan.arms.items():
+        if not isinstance(offset := overrides.get("seed_offset", 0), int):
+            raise ResultsError(f"arm {arm!r}: seed_offset must be a whole number, got {short(offset)}.")
     if not 0 < plan.alpha < 1:
         raise ResultsError(f"analysis.alpha must lie between 0 and 1, got {plan.alpha}.")
     if plan.primary.k < 1:
