@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis.mapping import Mapped, Place, read_mapping
 from analysis.names import QUANTITIES
-from analysis.plan import Direction, ResultsError, unknown
+from analysis.plan import Direction, ResultsError, read_object, unknown
 from analysis.records import FAILURES, ResultsFolder
 from analysis.sources import FILE, REASON, RUN, SOURCES, STATUS, read_source
 
@@ -67,8 +67,8 @@ def _refuse_foreign(folder: ResultsFolder) -> None:
     if not folder.path.exists() or not any(folder.path.iterdir()):
         return
     try:
-        ours = "imported_from" in json.loads(folder.provenance.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        ours = "imported_from" in read_object(folder.provenance, "choose another folder")
+    except (FileNotFoundError, ResultsError):
         ours = False
     if not ours:
         raise ResultsError(f"--out {folder.path} holds files that no import made: choose another folder.")

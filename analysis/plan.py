@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, Literal, get_args
+
+from pydantic_core import from_json
+
+LARGEST = 2**30
+"""Bytes of a JSON file, at most."""
 
 At = Literal["final", "last_k_mean", "auc"]
 Direction = Literal["min", "max"]
@@ -125,23 +132,44 @@ class Plan:
         return int(self.arms[arm].get("seed_offset") or 0)
 
 
+def read_object(path: Path, way_out: str, *, finite: bool = True) -> dict[str, Any]:
+    """The JSON object in a file. Raises FileNotFoundError, or ResultsError for whatever else is wrong.
+
+    The analysis's one reader of JSON; trainables/json_files.py is that of the other rooms, which it may not
+    import. A pipe is not waited for, and what is too large or nested too deeply is an error.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+            raise ValueError(f"it is no file of at most {LARGEST:,} bytes")
+        value = from_json(path.read_bytes())
+        if finite:
+            json.dumps(value, allow_nan=False)  # 1e400 is read as infinite, which a report could not hold
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ResultsError(f"{path} cannot be read as JSON ({reason}): {way_out}.") from None
+    if not isinstance(value, dict):
+        raise ResultsError(f"{path} must hold an object {{...}}, got {short(value)}: {way_out}.")
+    return value
+
+
 def read_plan(path: Path) -> Plan:
     """plan.json, or a ResultsError that names the file and what is wrong with it."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_object(path, "restore it, or run again")
     except FileNotFoundError:
         raise ResultsError(
             f"{path.parent} holds no plan.json, so it is no experiment folder: give the folder that "
             "`kvtune run` wrote (STORAGE/NAME)."
         ) from None
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read as JSON ({error}): restore it, or run again.") from error
     try:
         plan = _parse(raw)
         _check(plan)
     except KeyError as error:
         raise ResultsError(f"{path} lacks the field {error}: was it written by another version?") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ResultsError(f"{path}: {error}") from error
     return plan
 
@@ -253,6 +281,9 @@ def _check(plan: Plan) -> None:
         raise unknown("arm", arm, plan.arms)
     for arm in sorted(plan.arms.keys() - plan.labels.keys()):
         raise ResultsError(f"labels lacks arm {arm!r}.")
+    for arm, overrides in plan.arms.items():
+        if not isinstance(offset := overrides.get("seed_offset", 0), int):
+            raise ResultsError(f"arm {arm!r}: seed_offset must be a whole number, got {short(offset)}.")
     if not 0 < plan.alpha < 1:
         raise ResultsError(f"analysis.alpha must lie between 0 and 1, got {plan.alpha}.")
     if plan.primary.k < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.plan import Plan, ResultsError, read_plan, unknown
+from analysis.plan import Plan, ResultsError, read_object, read_plan, unknown
 from analysis.ragged import curves_of
 
 __all__ = ["Experiment", "ResultsError", "ResultsFolder", "load"]
@@ -196,10 +195,7 @@ def _whole_numbers(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
 
 
 def _read_provenance(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read as JSON ({error}): remove it, or run again.") from error
-    return content if isinstance(content, dict) else {"provenance": content}
+        return read_object(path, "remove it, or run again")
+    except FileNotFoundError:
+        return {}

@@ -11,11 +11,13 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import pandas as pd
+from pydantic_core import from_json
 
-from analysis.plan import ResultsError
+from analysis.plan import ResultsError, read_object
 
 Table = pd.DataFrame
 FILE, RUN, STATUS, REASON = "@file", "@run", "@status", "@reason"
@@ -100,18 +102,17 @@ def _ray_rows(folder: Path) -> Iterator[Mapping[str, Any]]:
     lines = _lines(file)
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = from_json(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"no object {{...}}, but {short(row)}")
+        except ValueError as error:
             if number == len(lines):
                 break  # the torn last line of a killed trial
-            raise ResultsError(f"{file}: line {number} is no JSON.") from None
+            raise ResultsError(f"{file}: line {number} is no JSON row ({error}).") from None
         rows += 1
         yield _flat(row)
     if not rows:
-        try:
-            params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ResultsError(f"{folder / 'params.json'} cannot be read ({_first_line(error)}).") from None
+        params = read_object(folder / "params.json", "restore it, or leave its trial out", finite=False)
         yield _flat({"config": params})
 
 

@@ -25,8 +25,8 @@ from rich.console import Console
 from orchestrator.checks import SERIAL
 from orchestrator.launch import run
 from orchestrator.spec import Resources, spec_from
-from orchestrator.trial_files import read_rows
 from orchestrator.tuning import connected
+from trainables.trial_folder import TrialFolder
 
 STUDENT = "tiny-llama"
 
@@ -161,7 +161,9 @@ def is_trial(pid: str, parents: dict[str, str]) -> bool:
 def numbers(storage: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Every trial's metrics as written."""
     trials = storage.glob("seed-*/trials/*")
-    return {t.name: [(r["step"], r["split"], r["metrics"]) for r in read_rows(t)] for t in trials}
+    return {
+        t.name: [(r["step"], r["split"], r["metrics"]) for r in TrialFolder(t).read_metrics()] for t in trials
+    }
 
 
 if __name__ == "__main__":

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, NotRequired, get_args
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from trainables.json_files import CorruptFile, content
 
 FILE = "attempts.jsonl"
 Status = Literal["completed", "diverged", "crashed", "oom", "timeout", "preempted", "cancelled"]
@@ -18,6 +24,23 @@ RESULTS: tuple[Status, ...] = ("completed", "diverged")
 FORGIVEN: tuple[Status, ...] = ("preempted", "cancelled")
 """How an attempt ends through no fault of its trial: it uses up none of the failures that are forgiven."""
 NO_WORD = "its process ended without a word: the worker, its node or the driver died"
+
+
+class Event(TypedDict):
+    """A line of attempts.jsonl."""
+
+    event: Literal["start", "end"]
+    attempt: Annotated[int, Field(ge=1, lt=2**31)]
+    at: str
+    host: NotRequired[str]
+    pid: NotRequired[int | None]
+    node: NotRequired[str | None]
+    code_rev: NotRequired[str | None]
+    status: NotRequired[str | None]
+    reason: NotRequired[str | None]
+
+
+EVENT = TypeAdapter(Event)
 
 
 @dataclass(frozen=True)
@@ -86,50 +109,60 @@ def is_current(folder: Path, number: int) -> bool:
     While the file cannot be read nobody can tell, and the attempt goes on; once it is gone, so is the trial.
     """
     try:
-        known = _attempts(_lines(folder))
-    except FileNotFoundError:
-        return False
-    except OSError:
+        started = known(folder)
+    except CorruptFile:
         return True
-    if not known:
+    if not started:
         return False
-    last = known[-1]
+    last = started[-1]
     ours = (last.number, last.pid, last.host) == (number, os.getpid(), socket.gethostname())
     return ours and last.status is None
 
 
 def read(folder: Path) -> list[Attempt]:
-    """The attempts of a trial in order; none if it never started. Torn or foreign lines are left out."""
+    """The attempts of a trial as `known` tells them; none where nobody can tell."""
     try:
-        return _attempts(_lines(folder))
-    except OSError:
+        return known(folder)
+    except CorruptFile:
         return []
 
 
-def _attempts(lines: Iterable[dict[str, Any]]) -> list[Attempt]:
+def known(folder: Path) -> list[Attempt]:
+    """The attempts of a trial in order; none if it never started. Torn or foreign lines are left out.
+
+    Raises CorruptFile where the file cannot be read.
+    """
+    try:
+        lines = content(folder / FILE).split(b"\n")
+    except FileNotFoundError:
+        return []
     attempts: dict[int, Attempt] = {}
-    for line in lines:
-        number = line.get("attempt")
-        if not isinstance(number, int):
-            continue
-        if line.get("event") == "start":
+    for event in _events(lines):
+        number = event["attempt"]
+        if event["event"] == "start":
             attempts[number] = Attempt(
                 number=number,
-                started_at=str(line.get("at", "")),
-                host=str(line.get("host", "")),
-                pid=line.get("pid"),
-                node=line.get("node"),
-                code_rev=line.get("code_rev"),
+                started_at=event["at"],
+                host=event.get("host", ""),
+                pid=event.get("pid"),
+                node=event.get("node"),
+                code_rev=event.get("code_rev"),
             )
-        elif line.get("event") == "end" and number in attempts:
-            status = line.get("status")
+        elif number in attempts:
+            status = event.get("status")
             attempts[number] = replace(
                 attempts[number],
                 status=status if status in get_args(Status) else "crashed",
-                reason=line.get("reason"),
-                ended_at=str(line.get("at", "")),
+                reason=event.get("reason"),
+                ended_at=event["at"],
             )
     return [attempts[number] for number in sorted(attempts)]
+
+
+def _events(lines: Iterable[bytes]) -> Iterator[Event]:
+    for line in lines:
+        with suppress(ValidationError):
+            yield EVENT.validate_json(line)
 
 
 def now() -> str:
@@ -145,18 +178,7 @@ def _append(folder: Path, event: dict[str, Any]) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-        file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
+        text = json.dumps(event, allow_nan=False, ensure_ascii=False)
+        file.write(text.encode(errors="replace") + b"\n")  # a path in a reason need be no text
         file.flush()
         os.fsync(file.fileno())
-
-
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    lines = []
-    for line in (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            lines.append(value)
-    return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ from rich.console import Console
 
 from analysis.records import ResultsFolder
 from orchestrator.attempts import RESULTS
-from orchestrator.collect import read_trial
+from orchestrator.collect import read_plan, read_trial
 from orchestrator.trials import Cell, Plan
 from trainables.config import InputError, meaning
+from trainables.json_files import LARGE, CorruptFile, read_object
 
-CELL = ("arm", "seed", "config_hash", "trial_id")
-TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 KnownPlan = Mapping[str, Any]
 """plan.json as an earlier launch wrote it."""
 
@@ -37,31 +35,17 @@ def known_plan(folder: ResultsFolder, plan: Plan) -> KnownPlan | None:
             raise InputError(f"{folder.path} holds files and no experiment: {way_out}")
         return None
     try:
-        known = json.loads(folder.plan.read_text(encoding="utf-8"))
-        name, arms = known["name"], set(known["arms"])
-        _check_shape(known)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        known = read_plan(folder)
+    except CorruptFile as error:
         raise InputError(
-            f"{folder.plan} cannot be read, so whose folder it is cannot be told: {way_out}"
+            f"{folder.path}: {error.brief}, so whose folder it is cannot be told: {way_out}"
         ) from None
+    name, arms = known["name"], set(known["arms"])
     if name != plan.spec.name or not arms & set(plan.labels):
         raise InputError(
             f"{folder.path} holds another experiment ({name}, arms {', '.join(sorted(arms))}): {way_out}"
         )
     return known
-
-
-def _check_shape(known: KnownPlan) -> None:
-    """Raise what Python raises where a plan.json is not of the shape that is read here."""
-    sorted(known["seeds"])
-    for fields in known["arms"].values():
-        meaning(fields)
-    for entry in known.get("history") or []:
-        entry["plan_hash"]
-    for cell in known.get("cells") or []:
-        *_, trial_id = (cell[name] for name in CELL)
-        if not TRIAL_ID.fullmatch(trial_id):
-            raise ValueError(f"{trial_id} names no folder")
 
 
 def _refuse_links(folder: ResultsFolder, plan: Plan) -> None:
@@ -102,11 +86,10 @@ def _same_arms(known: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
 def _reported(folder: ResultsFolder, told: set[str]) -> bool:
     """Whether a report was written since the plans already told of; one that nobody can read counts."""
     try:
-        report = json.loads((folder.report / "results.json").read_text(encoding="utf-8"))
-        return report["plan_hash"] not in told
+        return str(read_object(folder.report / "results.json", largest=LARGE).get("plan_hash")) not in told
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, KeyError, TypeError):
+    except CorruptFile:
         return True
 
 

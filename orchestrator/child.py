@@ -31,8 +31,9 @@ from analysis.sizes import size
 from orchestrator import fence, sockets, space
 from orchestrator.attempts import Outcome
 from orchestrator.trackers import Tracker
-from orchestrator.trial_files import CorruptFile, read_result
+from orchestrator.trial_files import read_result
 from orchestrator.watch import Watch, kernel_oom_kills
+from trainables.json_files import CorruptFile
 
 OUTPUT = "output.log"
 """What the trial's process printed, and where it was when it died."""

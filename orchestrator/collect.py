@@ -8,16 +8,19 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from analysis.records import ResultsFolder
 from orchestrator import attempts
 from orchestrator.attempts import NO_WORD, RESULTS, Attempt
-from orchestrator.trial_files import CorruptFile, read_items, read_result, read_rows
-from trainables.config import meaning
+from orchestrator.trial_files import read_config, read_result
+from trainables.json_files import LARGE, CorruptFile, Whole, read_object
+from trainables.record import Row
 from trainables.trial_folder import TrialFolder
 
 TEXT, WHOLE, REAL = pa.string(), pa.int64(), pa.float64()
@@ -38,6 +41,40 @@ ITEMS = {"trial_id": TEXT, "item_id": TEXT, "correct": pa.bool_()}
 Record = dict[str, Any]
 
 
+class PlannedCell(TypedDict):
+    """A trial in plan.json; its name is that of a folder, and leads nowhere else."""
+
+    trial_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    arm: str
+    seed: Whole
+    config_hash: str
+    factors: NotRequired[dict[str, Any]]
+
+
+@with_config(ConfigDict(extra="allow"))
+class EarlierPlan(TypedDict):
+    """What plan.json keeps of a plan before it."""
+
+    plan_hash: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class PlanFile(TypedDict):
+    """What the orchestrator reads of plan.json; the analysis reads all of it (analysis.plan)."""
+
+    name: str
+    plan_hash: str
+    arms: dict[str, dict[str, Any]]
+    seeds: list[Whole]
+    declared_factors: NotRequired[list[str]]
+    cells: NotRequired[list[PlannedCell]]
+    analysis: NotRequired[dict[str, Any]]
+    history: NotRequired[list[EarlierPlan]]
+
+
+PLAN = TypeAdapter(PlanFile)
+
+
 @dataclass(frozen=True)
 class Trial:
     """What one planned cell came to: its attempts and its result, and what its files would not tell."""
@@ -45,7 +82,7 @@ class Trial:
     cell: Mapping[str, Any]
     attempts: list[Attempt]
     result: Mapping[str, Any] | None
-    rows: list[Record]
+    rows: list[Row]
     items: list[tuple[str, bool]]
     config: Mapping[str, Any]
     """Its config.json; empty where there is none."""
@@ -83,9 +120,9 @@ def collect(folder: ResultsFolder) -> list[Trial]:
 
     A planned trial has its row whatever happened to it; a corrupt file makes a row that says so.
     """
-    plan = _plan(folder)
+    plan = read_plan(folder)
     trials = read_trials(folder)
-    factors = _factor_names(plan, trials)
+    factors = plan["declared_factors"]
     records = [record for trial in trials for record in _run_records(trial, plan, factors)]
     _write(folder.runs, records, {**RUNS, **{f"factor.{name}": TEXT for name in factors}})
     _write(folder.metrics, (record for trial in trials for record in _metric_records(trial)), METRICS)
@@ -100,57 +137,42 @@ def collect(folder: ResultsFolder) -> list[Trial]:
 
 def read_trials(folder: ResultsFolder) -> list[Trial]:
     """Every planned trial by its own files."""
-    return [read_trial(folder.trials / cell["trial_id"], cell) for cell in _plan(folder)["cells"]]
+    return [read_trial(folder.trials / cell["trial_id"], cell) for cell in read_plan(folder)["cells"]]
 
 
-def _plan(folder: ResultsFolder) -> dict[str, Any]:
-    plan: dict[str, Any] = json.loads(folder.plan.read_text(encoding="utf-8"))
-    return plan
+def read_plan(folder: ResultsFolder) -> dict[str, Any]:
+    """plan.json. Raises FileNotFoundError, or CorruptFile where it is of no use."""
+    missing: dict[str, Any] = {"cells": [], "declared_factors": []}
+    return missing | read_object(folder.plan, PLAN, largest=LARGE)
 
 
 def read_trial(path: Path, cell: Mapping[str, Any]) -> Trial:
     """One trial's files, as far as they can be read."""
-    problems: list[str] = []
+    files, problems = TrialFolder(path), dict[str, None]()
 
     def read(reader: Callable[[], Any], otherwise: Any) -> Any:
         try:
             return reader()
         except CorruptFile as error:
-            problems.append(str(error))
+            problems[error.brief] = None
             return otherwise
 
     return Trial(
         cell=cell,
-        attempts=attempts.read(path),
+        attempts=read(lambda: attempts.known(path), []),
         result=read(lambda: read_result(path, cell["config_hash"]), None),
-        rows=read(lambda: list({(row["step"], row["split"]): row for row in read_rows(path)}.values()), []),
-        items=read(lambda: list(read_items(path)), []),
-        config=_config(path),
+        rows=read(
+            lambda: list({(row["step"], row["split"]): row for row in files.read_metrics()}.values()), []
+        ),
+        items=read(lambda: [(item["item_id"], item["correct"]) for item in files.read_items()], []),
+        config=read(lambda: read_config(path, cell["config_hash"]), {}),
         problem="; ".join(problems) or None,
     )
 
 
-def _config(path: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(TrialFolder(path).config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
-
-
-def _factor_names(plan: Mapping[str, Any], trials: Iterable[Trial]) -> list[str]:
-    """The declared factors, and any other field in which the configs on disk really differ."""
-    values: dict[str, set[str]] = {}
-    for trial in trials:
-        for name, value in meaning(trial.config).items():
-            values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
-    differing = {name for name, seen in values.items() if len(seen) > 1}
-    return sorted(set(plan["declared_factors"]) | (differing - {"seed"}))
-
-
 def _run_records(trial: Trial, plan: Mapping[str, Any], factors: Iterable[str]) -> list[Record]:
     """One record per attempt; one with status not_run where there was none. The last tells the outcome."""
-    config = {**trial.cell["factors"], **trial.config}
+    config = {**trial.cell.get("factors", {}), **trial.config}
     shared = {
         "experiment": plan["name"],
         "plan_hash": plan["plan_hash"],

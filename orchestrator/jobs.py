@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
 from orchestrator import attempts
 from orchestrator.cluster import Cluster
 from orchestrator.package import pack_code
@@ -32,6 +35,16 @@ FETCH_S = 600.0
 """Seconds in which the cluster must have packed the results."""
 STOPPED, KILLED_BY = 130, 128
 Write = Callable[[str], None]
+
+
+class Offer(TypedDict):
+    """What `export` on the head says when the archive is there."""
+
+    kvtune_archive: str
+    sha256: str
+
+
+OFFER = TypeAdapter(Offer)
 
 
 def follow(cluster: Cluster, job: str, write: Write) -> int:
@@ -135,15 +148,14 @@ def _refuse_foreign(target: Path) -> None:
         raise InputError(f"{target} was not fetched from a cluster, and is left alone: choose another --to.")
 
 
-def _await_offer(cluster: Cluster, helper: str) -> dict[str, Any]:
+def _await_offer(cluster: Cluster, helper: str) -> Offer:
     """What the packing job says when the file is ready."""
     deadline = time.monotonic() + FETCH_S
     while time.monotonic() < deadline:
         details, log = cluster.job(helper), cluster.client.get_job_logs(helper)
         for line in log.splitlines():
             if line.startswith('{"kvtune_archive"'):
-                offer: dict[str, Any] = json.loads(line)
-                return offer
+                return OFFER.validate_json(line)
         if details.status.is_terminal():
             last = log.strip().splitlines()[-1:] or [details.message or "it printed nothing"]
             raise InputError(f"the results could not be packed on the cluster: {last[0][:300]}")
@@ -151,7 +163,7 @@ def _await_offer(cluster: Cluster, helper: str) -> dict[str, Any]:
     raise InputError(f"the results were not packed within {FETCH_S:.0f} s: see kvtune logs {helper}.")
 
 
-def _download(cluster: Cluster, node: str | None, offer: dict[str, Any], archive: Path) -> None:
+def _download(cluster: Cluster, node: str | None, offer: Offer, archive: Path) -> None:
     import requests
 
     query = {

@@ -36,7 +36,7 @@ from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
 from orchestrator.tuning import LOCAL, Runner, connected, end_trials
 from trainables.config import InputError
-from trainables.trial_folder import write_text
+from trainables.trial_folder import set_aside, write_text
 
 INTERRUPTED = 130
 
@@ -179,7 +179,7 @@ def _jobs(
     for cell in cells:
         place = folder.trials / cell.trial_id
         if read_trial(place, as_cell(cell)).problem is not None:
-            _set_aside(place)
+            set_aside(place)
         cache = teachers.caches.get(cell.trial_id)
         config = replace(cell.config, output_dir=str(place), threads=resources.cpus, teacher_cache=cache)
         jobs.append(
@@ -204,14 +204,6 @@ def _jobs(
             )
         )
     return jobs
-
-
-def _set_aside(place: Path) -> None:
-    """Move a trial's unreadable folder out of the way, so that it runs afresh and nothing is lost."""
-    number = 1
-    while (aside := place.with_name(f"{place.name}.corrupt-{number}")).exists():
-        number += 1
-    place.rename(aside)
 
 
 def _run_jobs(

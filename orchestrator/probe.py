@@ -14,9 +14,10 @@ from typing import Any
 
 from orchestrator.child import Job, Objective, run_in_child
 from orchestrator.spec import Resources
-from orchestrator.trial_files import read_result, read_rows
+from orchestrator.trial_files import read_result
 from orchestrator.trials import Cell
 from trainables.config import DistillConfig, InputError
+from trainables.record import Row
 from trainables.trial_folder import TrialFolder
 
 STEPS = 6
@@ -97,7 +98,7 @@ def probe(job: Job, eval_size: int) -> tuple[Cost, float]:
                 "arm, for its trials would end alike."
             )
         folder = TrialFolder(place)
-        return _cost(job.arm, folder, list(read_rows(place)), result, eval_size), max(
+        return _cost(job.arm, folder, list(folder.read_metrics()), result, eval_size), max(
             0.0, folder.config.stat().st_mtime - began
         )
     finally:
@@ -107,7 +108,7 @@ def probe(job: Job, eval_size: int) -> tuple[Cost, float]:
 def _cost(
     arm: str,
     folder: TrialFolder,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     result: Mapping[str, Any],
     eval_size: int,
 ) -> Cost:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -23,8 +22,11 @@ from analysis.records import ResultsFolder
 from analysis.sizes import size
 from orchestrator import attempts, space
 from orchestrator.attempts import RESULTS
-from orchestrator.trial_files import CorruptFile, read_last_row, read_result
+from orchestrator.collect import read_plan
+from orchestrator.trial_files import read_config, read_result
 from trainables.config import InputError
+from trainables.json_files import CorruptFile
+from trainables.record import Row
 from trainables.trial_folder import TrialFolder
 
 POLL_S = 1.0
@@ -116,21 +118,16 @@ def state_of(path: Path, config_hash: str) -> State:
     except CorruptFile:
         return State("crashed")
     if result is not None:
-        numbers = {name: result.get(name) or 0 for name in ("completed_steps", "tokens_seen", "wall_s")}
-        step, tokens, wall_s = numbers.values()
-        return State(str(result["status"]), 1.0, int(step), int(tokens), float(wall_s))
+        numbers = (result.get(name) or 0 for name in ("completed_steps", "tokens_seen", "wall_s"))
+        return State(result["status"], 1.0, *numbers)
     known, needs = attempts.read(path), space.waits_for(path)
     if needs is None and not known:
         return State("waiting")
-    row = read_last_row(path) or {}
-    return State(
-        NO_ROOM if needs is not None else known[-1].status or "running",
-        _fraction(row, path) if row else 0.0,
-        int(row.get("step") or 0),
-        int(row.get("tokens") or 0),
-        float(row.get("wall_s") or 0.0),
-        needs,
-    )
+    status = NO_ROOM if needs is not None else known[-1].status or "running"
+    if (row := TrialFolder(path).read_last_row()) is None:
+        return State(status, needs_bytes=needs)
+    fraction = _fraction(row, path, config_hash)
+    return State(status, fraction, row["step"], row["tokens"], row["wall_s"], needs)
 
 
 class Board:
@@ -202,8 +199,8 @@ def board_of(folder: str) -> Board:
     """Where an experiment stands, by its folder; InputError where it holds none."""
     results = ResultsFolder(folder)
     try:
-        cells = json.loads(results.plan.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError, TypeError):
+        cells = read_plan(results)["cells"]
+    except FileNotFoundError:
         raise InputError(f"{folder} holds no experiment: give the folder that `kvtune run` writes.") from None
     board = Board(results.trials, cells)
     board.look()
@@ -250,15 +247,15 @@ def _stamp(path: Path) -> tuple[Any, ...]:
     return tuple(stamps)
 
 
-def _fraction(row: Mapping[str, Any], path: Path) -> float:
+def _fraction(row: Row, path: Path, config_hash: str) -> float:
+    """Of the trial's steps, as far as its config tells."""
     try:
-        config = json.loads(TrialFolder(path).config.read_text(encoding="utf-8"))
-        done = (
-            row["step"] / config["max_steps"] if config.get("max_steps") else row["epoch"] / config["epochs"]
-        )
-        return float(min(max(done, 0.0), 1.0))
-    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError):
+        config = read_config(path, config_hash)
+    except CorruptFile:
         return 0.0
+    if config.get("max_steps"):
+        return min(row["step"] / config["max_steps"], 1.0)
+    return min(max(row["epoch"] / config["epochs"], 0.0), 1.0) if config else 0.0
 
 
 class Progress:

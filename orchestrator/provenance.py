@@ -14,9 +14,13 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
-from trainables.trial_folder import write_text
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from trainables.json_files import CorruptFile, read_object
+from trainables.trial_folder import set_aside, write_text
 
 PACKAGES = (
     "kvtune", "torch", "transformers", "tokenizers", "safetensors", "datasets", "ray", "numpy", "scipy",
@@ -76,7 +80,10 @@ def tell_drift(path: Path, launch: dict[str, Any], tell: Callable[[str], None]) 
     Trials with a result keep it and new ones follow the new code: each attempt's code_rev and each trial's
     env_hash tell them apart afterwards.
     """
-    known = _read(path)
+    try:
+        known = _read(path)
+    except CorruptFile:
+        return  # write() sets it aside
     before, after = _origin(known), _origin(launch)
     changed = [f"{name} {before[name]} -> {after[name]}" for name in after if before.get(name) != after[name]]
     if known and changed:
@@ -94,18 +101,37 @@ def _origin(launch: Mapping[str, Any]) -> dict[str, str]:
     return {"code": code, **{name: str(versions.get(name)) for name in NUMERICAL}}
 
 
+@with_config(ConfigDict(extra="allow"))
+class Launch(TypedDict):
+    """What is read of a launch in provenance.json; it holds more."""
+
+    started_at: NotRequired[str | None]
+    code_rev: NotRequired[str | None]
+    versions: NotRequired[dict[str, Any] | None]
+    earlier_launches: NotRequired[list[dict[str, Any]] | None]
+
+
+LAUNCH = TypeAdapter(Launch)
+
+
 def _read(path: Path) -> dict[str, Any]:
-    """provenance.json; empty in a new folder, or where nobody can read it."""
+    """provenance.json; empty in a new folder. Raises CorruptFile where nobody can read it."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path, LAUNCH)
+    except FileNotFoundError:
         return {}
-    return known if isinstance(known, dict) else {}
 
 
 def write(path: Path, launch: dict[str, Any]) -> None:
-    """Write provenance.json: this launch, and those before it under `earlier_launches`."""
-    known = _read(path)
+    """Write provenance.json: this launch, and those before it under `earlier_launches`.
+
+    One that nobody can read is set aside first: what it tells is for people to find.
+    """
+    try:
+        known = _read(path)
+    except CorruptFile:
+        set_aside(path)
+        known = {}
     earlier = list(known.pop("earlier_launches", None) or [])
     if known and known.get("started_at") != launch["started_at"]:
         earlier.append(known)

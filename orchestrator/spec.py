@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,6 +24,11 @@ from trainables.config import InputError, unknown
 
 MAX_SEEDS = 10_000
 MAX_SEED = 2**31 - 1
+MAX_TRIALS = 100_000
+MOST_ENDPOINTS = 100
+"""Secondary endpoints; each is a table row, and all are corrected together."""
+Effect = Annotated[float, Field(ge=1e-9, le=1e9)]
+"""A size in some endpoint's unit: nats, fractions, or steps and tokens."""
 LARGEST_FILE = 1_000_000
 """Bytes of an experiment file; what is larger is something else, or never ends."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -37,17 +43,28 @@ class Resources(_Section):
 
     cpus: int = Field(default=1, ge=1, le=4096)
     """Logical CPUs, and so threads of torch."""
-    gpus: float = Field(default=0, ge=0, le=64)
-    """GPUs; a fraction shares one between trials."""
-    memory_gib: float | None = Field(default=None, gt=0, le=65536)
+    gpus: float = 0
+    """GPUs: 0, 1, or a fraction from 0.01 that shares one between trials; no trial can use a second."""
+    memory_gib: float | None = Field(default=None, ge=0.1, le=65536)
     """Main memory that Ray sets aside for a trial, and beyond which its process is ended as oom."""
-    time_limit_s: float | None = Field(default=None, gt=0, le=31_536_000)
+    time_limit_s: float | None = Field(default=None, ge=0.1, le=31_536_000)
     """Seconds that one attempt may take before it is ended as timeout; a trial that hangs is not told from a
     slow one, so choose it well above the slowest."""
     max_failures: int = Field(default=2, ge=0, le=100)
     """Further attempts after a crash, a timeout, or memory that ran out, each from the newest checkpoint. A
     diverged trial is a result and never tried again; one beyond its own memory_gib only by another launch. A
     node that Ray calls preempted costs none of them."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _one_or_part_of_one(cls, value: float) -> float:
+        """Ray knows no fraction below 0.0001, and no GPU holds more than some tens of trials."""
+        if value and not 0.01 <= value <= 1:
+            raise InputError(
+                f"a trial uses 0 GPUs, 1, or a fraction of one from 0.01, got {value:g}: no trial can use a "
+                "second GPU, and other trials of the run take the others."
+            )
+        return value
 
 
 class Analysis(_Section):
@@ -59,23 +76,23 @@ class Analysis(_Section):
     """The endpoint of the verdict."""
     at: Literal["final", "last_k_mean", "auc"] = "final"
     """Which number of a trial's curve: the last, the mean of the last k evaluations, the area under it."""
-    k: int = Field(default=3, ge=1)
+    k: int = Field(default=3, ge=1, le=9999)
     """Evaluations in last_k_mean."""
     direction: Literal["min", "max"] | None = None
     """Whether lower or higher is better; known for every endpoint, so it may be left out."""
-    margin: float | None = Field(default=None, gt=0)
+    margin: Effect | None = None
     """Non-inferiority margin in the endpoint's unit; without one there is no such verdict."""
-    sesoi: float | None = Field(default=None, gt=0)
+    sesoi: Effect | None = None
     """Smallest effect of interest in the endpoint's unit, for planning."""
-    secondary: list[str] = []
+    secondary: list[str] = Field(default=[], max_length=MOST_ENDPOINTS)
     """Further endpoints, corrected together: eval_accuracy, eval_ce@auc, eval_ce@last_5_mean, steps_to_90."""
-    alpha: float = Field(default=0.05, gt=0, lt=1)
+    alpha: float = Field(default=0.05, ge=1e-6, lt=1)
     """Two-sided level of the primary test."""
     mode: Literal["ab", "aa"] = "ab"
     """ab: arms that differ. aa: one configuration against itself, which must claim nothing."""
-    looks: list[int] | None = None
+    looks: list[Annotated[int, Field(le=MAX_SEEDS)]] | None = Field(default=None, max_length=MAX_SEEDS)
     """Numbers of pairs at which the data are looked at; once, at the end, when left out."""
-    smoothing: int = Field(default=1, ge=1)
+    smoothing: int = Field(default=1, ge=1, le=9999)
     """Points of the running mean that learning curves are drawn with; 1: none. No number is read from it."""
 
     @model_validator(mode="after")
@@ -161,17 +178,21 @@ class ExperimentSpec(_Section):
     @field_validator("teacher_cache", mode="before")
     @classmethod
     def _budget(cls, value: Any) -> Any:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0.001 <= value <= 1e6
         if not number and value not in ("auto", "off"):
-            raise InputError(f"teacher_cache is auto, off, or a number of GiB above 0, got {short(value)}.")
+            raise InputError(
+                f"teacher_cache is auto, off, or a number of GiB from 0.001 to 1,000,000, got {short(value)}."
+            )
         return float(value) if number else value
 
     @field_validator("trackers", mode="before")
     @classmethod
     def _known_trackers(cls, value: Any) -> Any:
-        for name in value if isinstance(value, list) else ():
+        for number, name in enumerate(value if isinstance(value, list) else ()):
             if name not in TRACKERS:
-                raise unknown("tracker", str(name), TRACKERS)
+                raise unknown("tracker", short(name), TRACKERS)
+            if name in value[:number]:
+                raise InputError(f"{name} is listed twice: name each tracker once.")
         return value
 
     @field_validator("seeds", mode="before")
@@ -199,6 +220,20 @@ class ExperimentSpec(_Section):
             raise InputError(
                 f"analysis.looks ends at {looks[-1]} pairs and {len(self.seeds)} seeds are planned: "
                 f"add {len(self.seeds)} to the looks, or plan fewer seeds."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _not_too_many_trials(self) -> ExperimentSpec:
+        """Counted before any is made: the product of a few axes can exceed every memory."""
+        axes = [len(values) for values in self.grid.values()]
+        total = len(self.arms) * len(self.seeds) * math.prod(axes)
+        if total > MAX_TRIALS:
+            shown = [f"{size:,}" for size in axes[:12]] + ["..."] * (len(axes) > 12)
+            factors = " x ".join([f"{len(self.arms):,} arms", *shown, f"{len(self.seeds):,} seeds"])
+            product = f"{total:,}" if total < 10**30 else "more than 10^30"
+            raise InputError(
+                f"{factors} = {product} trials; at most {MAX_TRIALS:,}: take out values or seeds."
             )
         return self
 

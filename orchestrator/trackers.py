@@ -15,11 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, get_args
+
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from orchestrator.provenance import without_secrets
-from orchestrator.trial_files import CorruptFile, read_rows
 from trainables.config import InputError
+from trainables.json_files import CorruptFile, Whole, read_object
+from trainables.trial_folder import TrialFolder
 
 if TYPE_CHECKING:
     from orchestrator.child import Job, Row
@@ -308,7 +312,7 @@ def _mlflow_experiment(client: Any, name: str) -> str:
 
 def _earlier_rows(folder: Path) -> list[Row]:
     try:
-        return list(read_rows(folder))
+        return [{**row} for row in TrialFolder(folder).read_metrics()]
     except CorruptFile:
         return []
 
@@ -319,12 +323,27 @@ def _complain(folder: Path, name: str, error: Exception) -> None:
         file.write(f"{name}: {type(error).__name__}: {text}\n")  # a full storage is the trial's to tell
 
 
+@with_config(ConfigDict(extra="allow"))
+class State(TypedDict):
+    """What one tracker's part of trackers.json holds, beside what is its own."""
+
+    logged: NotRequired[dict[str, Whole]]
+    """Split -> the last step that it has."""
+    run_id: NotRequired[str]
+
+
+STATES = TypeAdapter(dict[str, State])
+
+
 def _read_state(folder: Path) -> dict[str, Any]:
+    path = folder / STATE
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path, STATES)
+    except FileNotFoundError:
         return {}
-    return state if isinstance(state, dict) else {}
+    except CorruptFile as error:
+        _complain(folder, "trackers", error)
+        return {}
 
 
 def _write_state(folder: Path, state: Mapping[str, Any]) -> None:

@@ -13,8 +13,9 @@ from orchestrator.attempts import RESULTS, Outcome
 from orchestrator.child import Job, Row, run_in_child
 from orchestrator.shared import require_here
 from orchestrator.trackers import Tracking
-from orchestrator.trial_files import CorruptFile, read_result
+from orchestrator.trial_files import read_result
 from orchestrator.watch import SUPERSEDED
+from trainables.json_files import CorruptFile
 
 REPORT_EVERY_S = 0.5
 """Seconds between two reports to Tune, which costs milliseconds each; the trial's own file has every row."""
@@ -107,7 +108,7 @@ def _recorded(job: Job) -> Outcome:
     try:
         result = read_result(Path(job.folder), job.config_hash)
     except CorruptFile as error:
-        return Outcome("crashed", str(error), retry=True)
+        return Outcome("crashed", error.brief, retry=True)
     if result is None:
         return Outcome("crashed", "the trial wrote no result.json", retry=True)
     return Outcome(result["status"], result.get("failure_reason"))

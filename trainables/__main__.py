@@ -37,11 +37,16 @@ class _Lines(logging.StreamHandler[TextIO]):
 def _train(config: DistillConfig) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Lines(sys.stdout)])
     logging.getLogger("trainables").setLevel(logging.INFO)
-    from trainables.trial_folder import TrialFolder
+    from trainables.json_files import CorruptFile
+    from trainables.trial_folder import TrialFolder, set_aside
 
     folder = TrialFolder(config.output_dir)
     folder.check(config)
-    ended = folder.read_result()
+    try:
+        ended = folder.read_result()
+    except CorruptFile as error:
+        print(f"{error.brief}: set aside in {set_aside(folder.path)}, and trained afresh")
+        ended = None
     if ended is not None:
         done = f"{ended['status']} at step {ended['completed_steps']}"
         print(f"{config.output_dir} holds this trial already, {done}.")

@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from transformers.utils.logging import disable_progress_bar
+from typing_extensions import TypedDict
 
 from trainables.batches import batches, collate
 from trainables.capture import Reader, read_prompt, write_on
 from trainables.config import BUILTIN_TEACHER, DistillConfig, InputError
 from trainables.data import load_examples, parse_answer
 from trainables.examples import Example, Splits, set_hash
+from trainables.json_files import CorruptFile, read_object
 from trainables.models import Size, from_config, from_pretrained, llama_config, weights_hash
 from trainables.reading import explicit_loss, read_whole
 from trainables.streams import stream_seed
@@ -34,6 +37,16 @@ Progress = Callable[[str], None]
 PACKAGED = Path(__file__).parent / "assets" / "tiny-teacher"
 REQUIRED_ACCURACY = {"arithmetic": 0.95}
 """Exact match on held-out problems below which a run stops; GSM8K has none: no model this small solves it."""
+
+
+class Card(TypedDict):
+    """What is read of a teacher's card.json."""
+
+    key: str
+    weights: str
+
+
+CARD = TypeAdapter(Card)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +103,17 @@ class Schooling:
 def locate(schooling: Schooling) -> Path | None:
     """The folder of the teacher for these rows, packaged or cached; None where it is still to be trained."""
     for folder in (PACKAGED, cache_dir() / f"tiny-teacher-{schooling.key}"):
-        card = folder / "card.json"
-        if card.is_file() and json.loads(card.read_text())["key"] == schooling.key:
+        if _card(folder).get("key") == schooling.key:
             return folder
     return None
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """card.json of a teacher; empty where none can be used, and the teacher is then trained anew."""
+    try:
+        return read_object(folder / "card.json", CARD)
+    except (FileNotFoundError, CorruptFile):
+        return {}
 
 
 def share(config: DistillConfig, cache: Path) -> None:
@@ -121,7 +141,7 @@ def load_builtin_teacher(schooling: Schooling) -> Reader:
             "kvtune run and kvtune train do that once before the first trial."
         )
     reader = Reader(from_pretrained(str(folder), "--teacher_name"), "--teacher_name")
-    if weights_hash(reader.lm) != json.loads((folder / "card.json").read_text())["weights"]:
+    if weights_hash(reader.lm) != _card(folder)["weights"]:
         raise InputError(
             f"the weights of tiny-teacher in {folder} are damaged: delete the folder, and run again."
         )
@@ -138,7 +158,7 @@ def ensure_teacher(config: DistillConfig, progress: Progress) -> float:
     if folder is None:
         folder = cache_dir() / f"tiny-teacher-{schooling.key}"
         train_teacher(schooling, folder, progress)
-    card = json.loads((folder / "card.json").read_text())
+    card = _card(folder)
     required = REQUIRED_ACCURACY.get(config.dataset, 0.0)
     accuracy = solve_rate(load_builtin_teacher(schooling), schooling, schooling.held_out[:256])
     progress(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainables.config import InputError
+from trainables.json_files import read_object
 from trainables.step import Distillation
 from trainables.trial_folder import TrialFolder, is_intact
 
@@ -60,7 +61,7 @@ def load(
         raise InputError(
             f"checkpoint {path} is incomplete or damaged: resume from an earlier one, or start anew."
         )
-    progress = Progress(**json.loads((path / "progress.json").read_text()))
+    progress = Progress(**read_object(path / "progress.json"))
     if progress.config_hash != config_hash:
         raise InputError(
             f"checkpoint {path} belongs to another config ({progress.config_hash}, not {config_hash}): "

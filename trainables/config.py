@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
+from reprlib import repr as short
 from typing import Any, Literal, get_args
 
 AlignmentMode = Literal["flat", "structured"]
@@ -56,7 +57,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     known = sorted(known)
     close = get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return InputError(f"{kind} {name!r} is unknown.{hint} Known: {', '.join(known)}.")
+    shown = [*known[:80], *(["..."] if len(known) > 80 else [])]
+    return InputError(f"{kind} {name!r} is unknown.{hint} Known: {', '.join(shown)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +184,13 @@ class DistillConfig:
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
-                raise InputError(f"--{name} must be at least {least}, got {value}.")
+                raise InputError(f"--{name} must be at least {least}, got {short(value)}.")
+            if value is not None and not value <= MOST.get(name, LARGEST):
+                raise InputError(f"--{name} must be at most {MOST.get(name, LARGEST):,}, got {short(value)}.")
         for name in ABOVE_ZERO:
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"--{name} must be a finite number above 0, got {value}.")
+            if value is not None and not 0 < value <= LARGEST:
+                raise InputError(f"--{name} must be above 0 and at most {LARGEST:,}, got {short(value)}.")
         if self.rkv_lambda is not None and not 0 <= self.rkv_lambda <= 1:
             raise InputError(f"--rkv_lambda must lie between 0 and 1, got {self.rkv_lambda}.")
         self._refuse_flags_without_effect()
@@ -264,9 +268,14 @@ class DistillConfig:
 
         Fields left out count for nothing, so that one which a later version adds renames no finished trial.
         """
-        given = {name: value for name, value in meaning(self.to_dict()).items() if value is not None}
-        canonical = json.dumps(given, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return hash_of(self.to_dict())
+
+
+def hash_of(config: Mapping[str, Any]) -> str:
+    """DistillConfig.hash of a config as its values, checked or not."""
+    given = {name: value for name, value in meaning(config).items() if value is not None}
+    canonical = json.dumps(given, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 LITERALS: dict[str, Any] = {
@@ -302,6 +311,17 @@ LEAST: dict[str, float] = {
     "save_steps": 1,
     "save_total_limit": 1,
     "threads": 1,
+}
+LARGEST = 1_000_000_000
+"""Of every number without a bound of its own: what is larger is a slip, and would never end or not fit."""
+MOST = {
+    "seed": 2**31 - 1,
+    "batch_size": 1_000_000,
+    "gradient_accumulation_steps": 1_000_000,
+    "target_len": 1_000_000,
+    "latent_iterations": 1_000_000,
+    "flat_rank": 1_000_000,
+    "threads": 4096,
 }
 ABOVE_ZERO = ("epochs", "lr", "aligner_lr", "max_grad_norm", "aligner_max_grad_norm")
 ONLY_WITH: tuple[tuple[str, str, str], ...] = (

@@ -9,11 +9,12 @@ file is not what it is taken for. Question and chain each end with a line end, w
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from pydantic_core import from_json
 
 from trainables.config import InputError
 from trainables.examples import Example, RowCounts, make_example
@@ -113,7 +114,7 @@ def _content(path: str, flag: str) -> bytes:
 
 def _json_object(line: bytes, where: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(line)
+        row = from_json(line)
     except ValueError as error:
         raise InputError(f"{where} is not JSON ({error}): every line must be a row like {FORMAT}.") from error
     if not isinstance(row, dict):

@@ -23,16 +23,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 from uuid import uuid4
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from trainables.config import DistillConfig, InputError
 from trainables.device import to_device
+from trainables.json_files import LARGE, CorruptFile, Whole, opened, read_object
 from trainables.kv_cache import CacheShape, KVCache
 from trainables.losses import Standardiser
 from trainables.rows import Rows
@@ -52,6 +55,30 @@ SOURCES = (
 """The code that a lesson follows from: after an edit of it no older cache is believed."""
 
 log = logging.getLogger(__name__)
+
+
+@with_config(ConfigDict(extra="allow"))
+class Receipt(TypedDict):
+    """What is read of a shard's receipt; it holds more."""
+
+    key: str
+    file: Annotated[str, Field(pattern=r"^[0-9a-f]+\.safetensors$")]
+    sha256: str
+    rows: NotRequired[list[Whole]]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Index(TypedDict):
+    """What is read of a finished cache's index."""
+
+    recipe: dict[str, Any]
+    shape: list[Whole]
+    width: Whole
+    common: Receipt
+    parts: list[Receipt]
+
+
+RECEIPT, INDEX_FILE = TypeAdapter(Receipt), TypeAdapter(Index)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +163,7 @@ class TeacherCache:
     @classmethod
     def open(cls, folder: str | Path) -> TeacherCache | None:
         """The cache in `folder`; None where there is no finished one."""
-        index = read_json(Path(folder) / INDEX)
+        index = read_json(Path(folder) / INDEX, INDEX_FILE)
         if index is None:
             log.warning("no finished teacher cache in %s: lessons are computed on the fly", folder)
             return None
@@ -145,7 +172,7 @@ class TeacherCache:
     def check(self, recipe: Recipe) -> None:
         """Refuse a cache of another trial's lessons."""
         mine = json.loads(json.dumps(asdict(recipe)))
-        others = [name for name in CHECKED if mine[name] != self.recipe[name]]
+        others = [name for name in CHECKED if mine[name] != self.recipe.get(name)]
         if others:
             raise InputError(
                 f"--teacher_cache {self.folder} was made for other lessons ({', '.join(others)}): "
@@ -261,7 +288,7 @@ def write_shard(folder: Path, key: str, part: str, tensors: dict[str, Tensor], a
 
 def missing(folder: Path, key: str, parts: Iterable[str]) -> list[str]:
     """The parts without a receipt of this key, or whose shard is not, to the byte, what its receipt says."""
-    receipts = {part: read_json(folder / f"{part}.json") for part in parts}
+    receipts = {part: read_json(folder / f"{part}.json", RECEIPT) for part in parts}
     return [
         part
         for part, receipt in receipts.items()
@@ -274,7 +301,7 @@ def seal(folder: Path, parts: Sequence[str]) -> bool:
 
     Whether every row's lesson came out the same beside other rows and alone, on the machines that made it.
     """
-    receipts = [read_json(folder / f"{part}.json") for part in (COMMON, *parts)]
+    receipts = [read_json(folder / f"{part}.json", RECEIPT) for part in (COMMON, *parts)]
     common, *rest = [receipt for receipt in receipts if receipt is not None]
     assert len(rest) == len(parts)
     about = {name: common.pop(name) for name in ("recipe", "shape", "width")}
@@ -288,19 +315,18 @@ def seal(folder: Path, parts: Sequence[str]) -> bool:
 def is_intact(folder: Path, receipt: dict[str, Any]) -> bool:
     """Whether a shard is there with the very bytes that were written."""
     try:
-        with (folder / receipt["file"]).open("rb") as file:
+        with opened(folder / receipt["file"]) as file:
             return bool(hashlib.file_digest(file, "sha256").hexdigest() == receipt["sha256"])
-    except OSError:
+    except (OSError, CorruptFile):
         return False
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is none that can be read."""
+def read_json(path: Path, kind: TypeAdapter[Any]) -> dict[str, Any] | None:
+    """A receipt or an index; None where there is none that can be used."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_object(path, kind, largest=LARGE)
+    except (FileNotFoundError, CorruptFile):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """A trial's folder is its record: this file owns the name and form of everything in it.
 
-config.json, metrics.jsonl, train.log, checkpoint-N/, predictions.jsonl, result.json (last, atomically).
+config.json, metrics.jsonl, train.log, checkpoint-N/, predictions.jsonl, result.json (last, atomically), which
+seals the record: it holds the SHA-256 and the rows of the files that its numbers rest on, and its own.
 JSON is strict: a non-finite number is the string "NaN", "Infinity" or "-Infinity" in metrics.jsonl and null
 elsewhere.
 """
@@ -15,13 +16,20 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from trainables.config import DistillConfig, InputError, meaning
+from pydantic import ValidationError
 
-MANIFEST = "manifest.json"
+from trainables.config import DistillConfig, InputError, hash_of, meaning
+from trainables.json_files import LARGE, CorruptFile, content, opened, read_lines, read_object
+from trainables.record import ITEM, RESULT, ROW, Item, Row, digest, refuse_changed, refuse_open, sum_of
+
+TAIL = 8192
+"""Bytes in which the newest row of metrics.jsonl is looked for."""
+MANIFEST, RECORD = "manifest.json", "record.json"
+"""In a checkpoint: the sums of its files, and that of the rows which metrics.jsonl had by then."""
 UNFINISHED = ".checkpoint-"
 
 
@@ -54,15 +62,21 @@ class TrialFolder:
 
     def check(self, config: DistillConfig) -> None:
         """Raise InputError where the folder holds a trial whose numbers mean something else."""
-        if self.config.is_file():
-            theirs = DistillConfig.from_dict(json.loads(self.config.read_text()))
-            if theirs.hash() != config.hash():
-                ours = meaning(config.to_dict())
-                changed = [n for n, v in meaning(theirs.to_dict()).items() if v != ours.get(n)]
-                raise InputError(
-                    f"--output_dir {self.path} holds a trial with other settings ({', '.join(changed)}): "
-                    "choose another folder, or delete this one."
-                )
+        theirs = self.read_config()
+        if theirs and hash_of(theirs) != config.hash():
+            before, ours = meaning(theirs), meaning(config.to_dict())
+            changed = sorted(n for n in {*before, *ours} if before.get(n) != ours.get(n))
+            raise InputError(
+                f"--output_dir {self.path} holds a trial with other settings ({', '.join(changed)}): "
+                "choose another folder, or delete this one."
+            )
+
+    def read_config(self) -> dict[str, Any]:
+        """config.json; empty where there is none. Raises CorruptFile where it cannot be read."""
+        try:
+            return read_object(self.config, way_out="choose another folder, or delete this one")
+        except FileNotFoundError:
+            return {}
 
     def sweep(self) -> None:
         """Delete what a killed process left half written."""
@@ -84,6 +98,7 @@ class TrialFolder:
         target = self.checkpoint(step)
         try:
             yield made
+            write_text(made / RECORD, json.dumps(self._rows_so_far()) + "\n")
             write_manifest(made)
             if target.exists():
                 shutil.rmtree(target)
@@ -102,8 +117,25 @@ class TrialFolder:
         return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True)
 
     def newest_checkpoint(self) -> str | None:
-        """The newest checkpoint whose every file is as it was written; torn or damaged ones do not count."""
-        return next((str(path) for path in self.checkpoints() if is_intact(path)), None)
+        """The newest checkpoint to go on from: neither its files nor the rows up to it have changed since."""
+        usable = (path for path in self.checkpoints() if is_intact(path) and self._continues(path))
+        return next(map(str, usable), None)
+
+    def _rows_so_far(self) -> dict[str, Any]:
+        data = content(self.metrics, LARGE) if self.metrics.exists() else b""
+        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def _continues(self, checkpoint: Path) -> bool:
+        """Whether metrics.jsonl begins with the rows it had then; checkpoints of version 0.1 do not tell."""
+        try:
+            told = read_object(checkpoint / RECORD)
+        except FileNotFoundError:
+            return True
+        data = b""
+        if self.metrics.exists():
+            with opened(self.metrics) as file:
+                data = file.read(told["bytes"])
+        return hashlib.sha256(data).hexdigest() == told["sha256"]
 
     def drop_checkpoints_after(self, step: int) -> None:
         """Drop what a trial resumed at `step` writes again; damaged ones would take an intact one's place."""
@@ -115,17 +147,26 @@ class TrialFolder:
         for path in self.checkpoints()[limit:]:
             shutil.rmtree(path)
 
-    def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """The rows of metrics.jsonl, numbers as floats; a torn last line is left out."""
-        if not self.metrics.is_file():
-            return
-        for line in self.metrics.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                return
-            row["metrics"] = {name: float(value) for name, value in row["metrics"].items()}
-            yield row
+    def read_metrics(self) -> Iterator[Row]:
+        """The rows of metrics.jsonl; a torn last line is left out. Raises CorruptFile for any other."""
+        return read_lines(self.metrics, ROW)
+
+    def read_items(self) -> Iterator[Item]:
+        """The rows of predictions.jsonl, as read_metrics reads."""
+        return read_lines(self.predictions, ITEM)
+
+    def read_last_row(self) -> Row | None:
+        """The newest row of metrics.jsonl, from its last few kilobytes; None if there is none."""
+        try:
+            with opened(self.metrics) as file:
+                file.seek(-min(TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
+                lines = file.read().split(b"\n")
+        except (OSError, CorruptFile):
+            return None
+        for line in reversed(lines):
+            with suppress(ValidationError):
+                return ROW.validate_json(line)
+        return None
 
     def cut_metrics(self, step: int, last: int) -> None:
         """Drop what a trial resumed at `step` writes again: rows beyond it, and step `last`'s evaluation.
@@ -147,14 +188,46 @@ class TrialFolder:
         write_text(self.predictions, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        write_text(self.result, json.dumps(_strict(result), indent=2, allow_nan=False) + "\n")
+        """Write result.json over a record that is on the disk, and seal both."""
+        plain = _strict(result)
+        there = [path for path in self._sealed() if path.exists()]
+        for path in there:
+            _sync(path)
+        sums = {path.name: sum_of(path) for path in there}
+        sealed = {**plain, "record": {**sums, self.result.name: {"sha256": digest(plain)}}}
+        write_text(self.result, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
 
     def read_result(self) -> dict[str, Any] | None:
-        """The result, or None where the trial has not ended."""
-        if not self.result.is_file():
+        """The result without its seal, or None where the trial has not ended.
+
+        Raises CorruptFile for the first file of the record that is not as it was written. Version 0.1 sealed
+        nothing: of its trials only the last row must be there and whole.
+        """
+        try:
+            result = read_object(self.result, RESULT)
+        except FileNotFoundError:
             return None
-        result: dict[str, Any] = json.loads(self.result.read_text())
+        sums = result.pop("record", None)
+        if sums is None:
+            refuse_open(self.metrics)
+            return result
+        if sums.get(self.result.name, {}).get("sha256") != digest(result):
+            raise CorruptFile(self.result, "is not as the trial wrote it (SHA-256)")
+        for path in self._sealed():
+            refuse_changed(path, sums.get(path.name))
         return result
+
+    def _sealed(self) -> tuple[Path, Path]:
+        """The files that a result rests on."""
+        return self.metrics, self.predictions
+
+
+def set_aside(path: Path) -> Path:
+    """Move a corrupt file or folder out of the way, so that it is made afresh; where it lies then."""
+    path, number = path.absolute(), 1
+    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+        number += 1
+    return path.rename(aside)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -183,9 +256,9 @@ def write_manifest(folder: Path) -> None:
 def is_intact(folder: Path) -> bool:
     """Whether a checkpoint was written to the end and no byte has changed since."""
     try:
-        sums = json.loads((folder / MANIFEST).read_text())
+        sums = read_object(folder / MANIFEST)
         return bool(sums) and all(sha256_of(folder / name) == digest for name, digest in sums.items())
-    except (OSError, ValueError, AttributeError):
+    except (OSError, CorruptFile):
         return False
 
 
@@ -200,7 +273,7 @@ def _sync(path: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """Of the file's bytes, in hex digits."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

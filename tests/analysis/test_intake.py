@@ -198,6 +198,21 @@ def test_trials_of_ray_tune_that_died_early_keep_their_rows(tmp_path: Path) -> N
     assert reasons["B-seed6"] == "RuntimeError: before its first report"
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "[1]", "3", "null", '"x"'])
+@pytest.mark.parametrize("file", ["result.json", "params.json"])
+def test_what_ray_never_wrote_is_one_error_that_names_the_file(
+    tmp_path: Path, file: str, content: str
+) -> None:
+    write_ray(tmp_path / "tune", "A", 0, STEPS if file == "result.json" else ())
+    path = tmp_path / "tune" / "trial_A_0" / file
+    path.write_text(f"{content}\n{path.read_text()}" if file == "result.json" else content)
+
+    with pytest.raises(ResultsError, match=rf"trial_A_0/{file}") as caught:
+        import_runs("ray", [tmp_path / "tune"], RAY, "map.yaml", tmp_path / "out")
+
+    assert len(str(caught.value)) < 500
+
+
 def test_settings_that_ray_recorded_are_checked_unasked(tmp_path: Path) -> None:
     for arm in "AB":
         for seed in range(6):

@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -167,3 +169,36 @@ def test_the_rooms_public_names_are_all_there():
     assert all(hasattr(analysis, name) for name in analysis.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = analysis.nothing
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[" * 100_000, b"[1]", b"null", b'{"seeds": 1e400}', b'{"a": ' + b"9" * 5000 + b"}", b'"\xff"'],
+)
+@pytest.mark.parametrize("name", ["plan.json", "provenance.json"])
+def test_what_is_no_json_object_is_one_error_that_names_the_file(folder, name, content):
+    (folder / name).write_bytes(content)
+
+    with pytest.raises(ResultsError, match=name) as caught:
+        load(folder)
+
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_plan_that_is_no_file_is_refused_at_once(folder, make):
+    (folder / "plan.json").unlink()
+    make(folder / "plan.json")
+
+    with pytest.raises(ResultsError, match=r"plan\.json cannot be read.*no file"):
+        load(folder)
+
+
+@pytest.mark.parametrize("offset", ["x", [], 1.5])
+def test_an_offset_that_is_no_whole_number_is_named(folder, offset):
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["arms"]["flat"]["seed_offset"] = offset
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+    with pytest.raises(ResultsError, match=r"plan\.json.*flat.*seed_offset"):
+        load(folder)

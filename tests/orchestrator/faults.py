@@ -23,7 +23,6 @@ from orchestrator import attempts
 from orchestrator.child import Objective
 from orchestrator.launch import Summary, run
 from orchestrator.spec import spec_from
-from orchestrator.trial_files import read_rows
 from tests.fakes import experiment
 from trainables.config import DistillConfig
 from trainables.trial_folder import TrialFolder
@@ -161,7 +160,10 @@ def unbroken(place: Path, **changes: Any) -> Curves:
 def curves(folder: Path) -> Curves:
     """Every trial's rows to the bit, without the clock."""
     return {
-        path.name: [{**row, "wall_s": None, "metrics": _exact(row["metrics"])} for row in read_rows(path)]
+        path.name: [
+            {**row, "wall_s": None, "metrics": _exact(row["metrics"])}
+            for row in TrialFolder(path).read_metrics()
+        ]
         for path in (folder / "trials").iterdir()
         if path.is_dir()
     }

@@ -285,6 +285,25 @@ def commands(dice: random.Random) -> Iterator[Case]:
         yield Case(f"command {number}: {' '.join(words)[:40]!r}", words)
 
 
+JSON_FILES = (
+    "plan.json", "provenance.json", "report/results.json", "trials/*/config.json", "trials/*/result.json",
+    "trials/*/metrics.jsonl", "trials/*/predictions.jsonl", "trials/*/attempts.jsonl",
+    "trials/*/trackers.json",
+)  # fmt: skip
+"""Every JSON file of an experiment's folder."""
+JSON_KINDS: dict[str, bytes] = {
+    "empty": b"", "open": b'{"name": "fa', "deep": b"[" * 100_000, "beyond all numbers": b'{"step": 1e400}',
+    "of 5,000 digits": b'{"seeds": [' + b"9" * 5000 + b"]}", "a list": b"[1]", "a number": b"3",
+    "null": b"null", "a text": b'"x"', "without fields": b"{}", "not UTF-8": b'{"name": "\xff"}',
+    "marked": b"\xef\xbb\xbf{}", "zeros": bytes(64),
+    "numbers for text": b'{"name": 3, "config_hash": 3, "status": 3, "event": 3, "item_id": 3, "at": 3}\n',
+    "text for numbers": b'{"step": "x", "attempt": "x", "seeds": ["x"], "completed_steps": "x"}\n',
+    "lists for objects": b'{"metrics": [], "attempt": {}, "cells": 3, "arms": null, "tensorboard": [], '
+    b'"versions": [], "record": [], "earlier_launches": 3, "plan_hash": []}\n',
+    "of one name twice": b'{"status": "completed", "status": "diverged", "name": "fake", "name": "fake"}\n',
+}  # fmt: skip
+
+
 OVERRIDES = [
     "", "=", "=3", "base.lr", "base.lr=", "base.lr=x", "base.lr=[", "base..lr=3", ".lr=3", "base.lr.x=3",
     "lr=3",

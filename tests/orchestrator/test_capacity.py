@@ -44,7 +44,7 @@ CLUSTER: dict[str, Any] = {
         (Resources(cpus=3), 5),
         (Resources(cpus=1, gpus=0.5), 4),
         (Resources(cpus=17), 0),
-        (Resources(gpus=3), 0),
+        (Resources(gpus=1), 2),
     ],
 )
 def test_a_node_holds_as_many_trials_as_its_scarcest_resource(trial: Resources, fits: int) -> None:
@@ -67,10 +67,10 @@ def test_the_head_is_no_type_to_grow_by_unless_it_says_so() -> None:
 
 
 def test_what_no_node_type_has_is_refused_by_the_resource_that_is_short(tmp_path: Path) -> None:
-    spec = load_spec("smoke", ["resources={cpus: 4, gpus: 2}"])
+    spec = load_spec("smoke", ["resources={cpus: 17, gpus: 1}"])
     standing, growth = [Place("head", {"CPU": 2})], growth_of(CLUSTER)
 
-    with pytest.raises(InputError, match=r"resources\.gpus: a trial needs 2 GPUs, the largest node has 1"):
+    with pytest.raises(InputError, match=r"resources\.cpus: a trial needs 17 CPUs, the largest node has 16"):
         refuse_unplaceable(spec, standing, growth)
     refuse_unplaceable(load_spec("smoke", ["resources={cpus: 4, gpus: 1}"]), standing, growth)
     refuse_unplaceable(spec, standing, Growth(known=False))

@@ -15,6 +15,11 @@ from rich.console import Console
 
 from orchestrator import attempts, progress, space
 from orchestrator.progress import Board, Progress, State, _span, state_of, table_of, watch
+from trainables.config import DistillConfig
+from trainables.trial_folder import TrialFolder
+
+CONFIG = DistillConfig(model_name="tiny-llama", dataset="arithmetic", max_steps=10)
+ROW = {"step": 4, "epoch": 1.0, "tokens": 30, "wall_s": 6.0, "split": "train", "n_items": 1, "metrics": {}}
 
 
 def shown(cells: list[dict[str, Any]], states: dict[str, State]) -> str:
@@ -24,7 +29,7 @@ def shown(cells: list[dict[str, Any]], states: dict[str, State]) -> str:
 
 
 def cell(arm: str, seed: int) -> dict[str, Any]:
-    return {"arm": arm, "seed": seed, "trial_id": f"{arm}{seed}", "config_hash": "abc"}
+    return {"arm": arm, "seed": seed, "trial_id": f"{arm}{seed}", "config_hash": CONFIG.hash()}
 
 
 def test_each_trial_has_its_place_by_arm_and_seed() -> None:
@@ -63,31 +68,27 @@ def test_many_seeds_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "row", "fraction"),
-    [
-        ({"max_steps": 10, "epochs": 3.0}, {"step": 4, "epoch": 9.0}, 0.4),
-        ({"max_steps": None, "epochs": 4.0}, {"step": 4, "epoch": 1.0}, 0.25),
-        ({}, {"step": 4}, 0.0),
-    ],
+    ("settings", "fraction"), [({"max_steps": 10}, 0.4), ({"epochs": 4.0}, 0.25), ({"epochs": 0.5}, 1.0)]
 )
 def test_progress_is_the_share_of_steps_or_epochs(
-    tmp_path: Path, config: dict[str, Any], row: dict[str, Any], fraction: float
+    tmp_path: Path, settings: dict[str, Any], fraction: float
 ) -> None:
+    config = DistillConfig(**settings)
     attempts.start(tmp_path, None)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + '\n{"torn')
+    TrialFolder(tmp_path).claim(config)
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(ROW) + '\n{"torn')
 
-    assert state_of(tmp_path, "abc") == State("running", fraction, 4)
+    assert state_of(tmp_path, config.hash()) == State("running", fraction, 4, 30, 6.0)
 
 
 def test_a_trial_moves_from_waiting_to_running_to_how_it_ended(tmp_path: Path) -> None:
-    seen = [state_of(tmp_path, "abc").status]
+    seen = [state_of(tmp_path, CONFIG.hash()).status]
     number = attempts.start(tmp_path, None)
-    seen.append(state_of(tmp_path, "abc").status)
+    seen.append(state_of(tmp_path, CONFIG.hash()).status)
     attempts.end(tmp_path, number, "crashed", "boom")
-    seen.append(state_of(tmp_path, "abc").status)
-    (tmp_path / "result.json").write_text(json.dumps({"status": "completed", "config_hash": "abc"}))
-    seen.append(state_of(tmp_path, "abc").status)
+    seen.append(state_of(tmp_path, CONFIG.hash()).status)
+    finish(tmp_path)
+    seen.append(state_of(tmp_path, CONFIG.hash()).status)
 
     assert seen == ["waiting", "running", "crashed", "completed"]
 
@@ -96,8 +97,7 @@ def test_a_trial_moves_from_waiting_to_running_to_how_it_ended(tmp_path: Path) -
 def test_the_last_word_is_shown_however_short_the_run(tmp_path: Path, terminal: bool) -> None:
     console = Console(file=io.StringIO(), width=100, force_terminal=terminal)
     with Progress(tmp_path, [cell("flat", 0)], console):
-        (tmp_path / "flat0").mkdir()
-        (tmp_path / "flat0" / "result.json").write_text('{"status": "diverged", "config_hash": "abc"}')
+        finish(tmp_path / "flat0", "diverged")
 
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "diverged" in said
@@ -105,8 +105,10 @@ def test_the_last_word_is_shown_however_short_the_run(tmp_path: Path, terminal: 
 
 
 def finish(folder: Path, status: str = "completed") -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "result.json").write_text(json.dumps({"status": status, "config_hash": "abc"}))
+    files = TrialFolder(folder)
+    files.claim(CONFIG)
+    files.append_metrics(ROW)
+    files.write_result({"status": status, "config_hash": CONFIG.hash()})
 
 
 def test_a_look_reads_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +127,7 @@ def test_a_look_reads_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.
     attempts.start(tmp_path / "flat8", None)
 
     first, second = board.look(), board.look()
-    (tmp_path / "flat8" / "metrics.jsonl").write_text('{"step": 3, "tokens": 30, "wall_s": 6}\n')
+    TrialFolder(tmp_path / "flat8").append_metrics(ROW)
     third = board.look()
 
     assert reads == ["flat7", "flat8", "flat8"]
@@ -133,7 +135,7 @@ def test_a_look_reads_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.
         ("flat7", "completed"), ("flat8", "running"),
     ]  # fmt: skip
     assert second == []
-    assert [(now.step, now.steps_per_s, now.tokens_per_s) for _, _, now in third] == [(3, 0.5, 5.0)]
+    assert [(now.step, now.steps_per_s, now.tokens_per_s) for _, _, now in third] == [(4, 4 / 6, 5.0)]
     assert board.counts() == {"done": 1, "running": 1, "failed": 0, "waiting": 998}
 
 

@@ -187,14 +187,6 @@ def test_a_corrupt_file_stops_nothing_and_its_trial_runs_afresh_beside_it(place:
     assert (victim.with_name(f"{victim.name}.corrupt-1") / name).read_bytes().startswith(b"\xff")
 
 
-def test_a_config_changed_behind_the_plan_shows_as_a_factor(place: Path) -> None:
-    summary = run_serially(place)
-    config = next(summary.folder.glob("trials/flat-seed0-*")) / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "lr": 0.5}))
-
-    assert set(table(run_serially(place))["factor.lr"]) == {"0.5", "0.001"}
-
-
 def test_the_folder_of_another_experiment_is_refused_before_anything_runs(place: Path) -> None:
     run_serially(place)
 

@@ -43,7 +43,7 @@ def test_a_job_survives_the_text_in_which_tune_carries_it(place: Path) -> None:
     [
         ({}, {"cpu": 1, "gpu": 0}),
         ({"cpus": 2, "gpus": 0.25}, {"cpu": 2, "gpu": 0.25}),
-        ({"gpus": 2}, {"cpu": 1, "gpu": 2}),
+        ({"gpus": 1}, {"cpu": 1, "gpu": 1}),
     ],
 )
 def test_ray_is_asked_for_what_the_experiment_says(
@@ -54,7 +54,7 @@ def test_ray_is_asked_for_what_the_experiment_says(
 
 @pytest.mark.parametrize(
     ("gpus", "given", "seen"),
-    [(0, "0,1", ""), (0, None, ""), (0.5, "1", "1"), (2, "0,1", "0,1"), (1, None, None)],
+    [(0, "0,1", ""), (0, None, ""), (0.5, "1", "1"), (1, "0", "0"), (1, None, None)],
 )
 def test_a_trial_sees_its_workers_gpus_and_without_gpus_none(
     place: Path, monkeypatch: pytest.MonkeyPatch, gpus: float, given: str | None, seen: str | None

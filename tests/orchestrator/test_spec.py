@@ -16,7 +16,7 @@ from orchestrator.spec import builtin_experiments, load_spec, parse_seeds, set_v
 from orchestrator.trials import Plan, make_plan
 from orchestrator.yaml_text import parse
 from tests.fakes import experiment, write_experiment
-from trainables.config import InputError
+from trainables.config import LEAST, InputError
 
 REFUSED = [
     ("base.lr=fast", ["base.lr", "number", "'fast'"]),
@@ -56,7 +56,16 @@ REFUSED = [
     ("analysis.secondary=[eval_acuracy]", ["secondary", "Did you mean 'eval_accuracy'?"]),
     ("analysis.direction=max", ["direction", "eval_ce", "min"]),
     ("analysis.margin=.nan", ["analysis.margin", "finite"]),
-    ("analysis.margin=0", ["analysis.margin", "greater than 0"]),
+    ("analysis.margin=0", ["analysis.margin", "0.000000001"]),
+    ("analysis.margin=1e300", ["analysis.margin", "1e+300", "less than or equal to 1000000000"]),
+    ("analysis.sesoi=1e-300", ["analysis.sesoi", "1e-300", "0.000000001"]),
+    ("analysis.alpha=1e-300", ["analysis.alpha", "1e-300", "0.000001"]),
+    (f"analysis.k={10**30}", ["analysis.k", "9999"]),
+    (f"analysis.smoothing={10**30}", ["analysis.smoothing", "9999"]),
+    (f"analysis.looks=[{10**30}]", ["analysis.looks", "10000"]),
+    ("analysis.looks=[1e30]", ["analysis.looks", "1e+30", "integer"]),
+    (f"analysis.secondary={['eval_accuracy'] * 2}", ["'eval_accuracy'", "leave one of them out"]),
+    (f"analysis.secondary={['eval_accuracy'] * 1000}", ["analysis.secondary", "at most 100 items"]),
     ("analysis.alpha=1", ["analysis.alpha", "less than 1"]),
     ("analysis={}", ["baseline", "missing"]),
     ("analysis.mode=a/a", ["analysis.mode", "'aa'"]),
@@ -70,7 +79,21 @@ REFUSED = [
     ("arms.flat.seed_offset=1000", ["arms.flat.seed_offset", "analysis.mode: aa"]),
     ("resources.cpus=0", ["resources.cpus", "1"]),
     ("resources.cpu=1", ["resources", "Did you mean 'cpus'?"]),
-    ("resources.gpus=-1", ["resources.gpus", "0"]),
+    ("resources.gpus=-1", ["resources.gpus", "-1", "0 GPUs, 1, or a fraction of one from 0.01"]),
+    ("resources.gpus=1e-300", ["resources.gpus", "1e-300", "from 0.01"]),
+    ("resources.gpus=2", ["resources.gpus", "got 2", "no trial can use a second GPU"]),
+    ("resources.cpus=1000000", ["resources.cpus", "1000000", "4096"]),
+    ("resources.memory_gib=1e-300", ["resources.memory_gib", "1e-300", "0.1"]),
+    ("resources.time_limit_s=1e-9", ["resources.time_limit_s", "1e-09", "0.1"]),
+    ("teacher_cache=1e308", ["teacher_cache", "1e+308", "1,000,000"]),
+    ("teacher_cache=1e-300", ["teacher_cache", "1e-300", "0.001"]),
+    (f"trackers={['mlflow'] * 1000}", ["trackers", "mlflow is listed twice"]),
+    *(
+        (f"base.{name}={10**30}", ["arm 'flat'", f"--{name} must be at most"])
+        for name in sorted(LEAST.keys() - {"seed", "threads", "flat_rank"})
+    ),
+    ("base.epochs=1e300", ["--epochs", "at most 1,000,000,000", "1e+300"]),
+    ("base.lr=1e300", ["--lr", "at most 1,000,000,000", "1e+300"]),
     ("name=../x", ["'../x'", "name a folder"]),
     ("name=.hidden", ["'.hidden'", "name a folder"]),
     ("name=3", ["name", "string"]),
@@ -328,3 +351,40 @@ def test_smoothing_travels_with_the_plan_only_where_it_is_asked_for() -> None:
 
     assert "smoothing" not in plain.to_plan()
     assert smooth.to_plan()["smoothing"] == 5
+
+
+FACTORS = {
+    "target_len": [*range(1, 21)], "batch_size": [*range(1, 21)], "kv_weight": [*range(20)],
+    "codi_weight": [*range(20)], "warmup_steps": [*range(20)], "weight_decay": [*range(20)],
+    "gradient_accumulation_steps": [*range(1, 21)], "eval_size": [*range(1, 21)],
+}  # fmt: skip
+
+
+def test_a_grid_of_too_many_trials_is_refused_by_its_factors_before_any_is_made() -> None:
+    with pytest.raises(InputError) as caught:
+        spec_from(experiment(grid=FACTORS, seeds="0-7"), "x.yaml")
+
+    axes = " x ".join(["20"] * 8)
+    assert str(caught.value) == (
+        f"x.yaml: 2 arms x {axes} x 8 seeds = 409,600,000,000 trials; at most 100,000: "
+        "take out values or seeds."
+    )
+
+
+def test_a_grid_may_have_a_hundred_thousand_trials_and_not_two_more() -> None:
+    grid = {"target_len": [*range(1, 51)]}
+
+    spec = spec_from(experiment(grid=grid, seeds="0-999"), "x.yaml")
+
+    assert len(spec.seeds) * len(spec.arms) * len(spec.grid["target_len"]) == 100_000
+    with pytest.raises(InputError, match="100,100 trials"):
+        spec_from(experiment(grid=grid, seeds="0-1000"), "x.yaml")
+
+
+def test_a_baseline_among_very_many_arms_is_refused_in_one_readable_line() -> None:
+    arms = {f"arm{number}": {"target_len": number + 1} for number in range(20_000)}
+
+    with pytest.raises(InputError, match=r"analysis\.baseline: arm 'flta' is unknown") as caught:
+        spec_from(experiment(arms=arms, seeds=[0], analysis={"baseline": "flta"}), "x.yaml")
+
+    assert len(str(caught.value)) < 2000

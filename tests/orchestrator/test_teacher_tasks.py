@@ -11,7 +11,6 @@ import pytest
 from orchestrator.launch import run
 from orchestrator.spec import ExperimentSpec, Resources, spec_from
 from orchestrator.teacher_tasks import FOLDER, Budget, Teachers, provide
-from orchestrator.trial_files import read_rows
 from orchestrator.trials import make_plan
 from tests.fakes import experiment
 from tests.ragged import ragged_fields
@@ -21,6 +20,7 @@ from trainables.config import DistillConfig, InputError
 from trainables.data import load_examples
 from trainables.distill import distill
 from trainables.models import Size
+from trainables.trial_folder import TrialFolder
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_run_asks_the_teacher_once_and_its_trials_end_as_without_a_cache(
 
 
 def rows(folder: Path) -> list[Any]:
-    return [(row["step"], row["split"], row["metrics"]) for row in read_rows(folder)]
+    return [(row["step"], row["split"], row["metrics"]) for row in TrialFolder(folder).read_metrics()]
 
 
 def test_experiments_of_one_storage_share_a_cache(tmp_path: Path, ragged: dict[str, Any]) -> None:
@@ -210,7 +210,7 @@ def test_a_built_in_experiments_packaged_teacher_is_not_copied(tmp_path: Path) -
 
 @pytest.mark.parametrize("given", [True, 0, -1, "large", "inf", [1]])
 def test_a_budget_that_is_none_is_refused(given: Any) -> None:
-    with pytest.raises(InputError, match="teacher_cache is auto, off, or a number of GiB above 0"):
+    with pytest.raises(InputError, match="teacher_cache is auto, off, or a number of GiB from"):
         spec_from(experiment(teacher_cache=given), "test")
 
 

@@ -16,10 +16,10 @@ from rich.console import Console
 from orchestrator import trackers
 from orchestrator.launch import Summary, run
 from orchestrator.spec import spec_from
-from orchestrator.trial_files import read_rows
 from tests.fakes import FAKE, STEPS, experiment
 from tests.orchestrator.test_run import arms
 from trainables.config import InputError
+from trainables.trial_folder import TrialFolder
 
 SECRET = "hunter2-hunter2"
 
@@ -179,7 +179,10 @@ def test_trackers_change_no_bit_of_a_trial(place: Path) -> None:
     watched, _ = run_with(place / "watched", "tensorboard", "mlflow")
 
     def rows(summary: Summary) -> dict[str, list[dict[str, Any]]]:
-        found = {path.name: list(read_rows(path)) for path in (summary.folder / "trials").iterdir()}
+        found = {
+            path.name: list(TrialFolder(path).read_metrics())
+            for path in (summary.folder / "trials").iterdir()
+        }
         return {name: [{**row, "wall_s": None} for row in kept] for name, kept in found.items()}
 
     assert rows(plain) == rows(watched)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.trainables.conftest import small
+from trainables.__main__ import main
 from trainables.config import DistillConfig, InputError
 from trainables.distill import distill, planned_steps, rate_factor
 from trainables.trial_folder import TrialFolder, is_intact
@@ -209,3 +210,69 @@ def test_the_learning_rate_warms_up_and_then_holds_or_falls() -> None:
     assert [rate_factor(config, step, 10) for step in (1, 4, 5, 10)] == [0.25, 1, 1, 1]
     assert rate_factor(small(lr_schedule="linear"), 10, 10) == pytest.approx(0.1)
     assert rate_factor(small(lr_schedule="cosine"), 6, 10) == pytest.approx(0.5)
+
+
+TRIAL = (
+    "--model_name", "tiny-llama", "--dataset", "arithmetic", "--subset_size", "32", "--eval_size", "8",
+    "--max_steps", "2", "--logging_steps", "1", "--threads", "1", "--target_len", "4",
+)  # fmt: skip
+
+
+def test_kvtune_train_sets_a_changed_record_aside_and_trains_to_the_same_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*TRIAL, "--output_dir", str(tmp_path / "trial")]
+    assert main(flags) == 0
+    before, told = metrics(tmp_path / "trial"), tmp_path / "trial" / "metrics.jsonl"
+    told.write_text(told.read_text().splitlines(keepends=True)[0])
+    capsys.readouterr()
+
+    assert main(flags) == 0
+
+    said = capsys.readouterr().out
+    assert "metrics.jsonl has 1 rows, and result.json tells of 3: set aside in" in said
+    assert (tmp_path / "trial.corrupt-1" / "metrics.jsonl").read_text().count("\n") == 1
+    assert metrics(tmp_path / "trial") == before
+    assert main(flags) == 0
+    assert "holds this trial already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"[1]", b"\xff", b'{"lr": 1e400}'])
+def test_a_config_that_cannot_be_read_is_one_line_of_kvtune_train(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+
+    assert main([*TRIAL, "--output_dir", str(tmp_path)]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "config.json cannot be read" in line
+    assert "choose another folder, or delete this one" in line
+
+
+def test_no_trial_goes_on_from_rows_that_changed(tmp_path: Path) -> None:
+    train(short(tmp_path / "a"))
+    folder = TrialFolder(tmp_path / "b")
+    train(short(folder.path))
+    folder.result.unlink()
+    rows = folder.metrics.read_text().splitlines(keepends=True)
+    assert folder.newest_checkpoint() == str(folder.checkpoint(6))
+
+    third = next(number for number, row in enumerate(rows) if '"step": 3' in row)
+    folder.metrics.write_text("".join([*rows[:third], *rows[third + 1 :]]))
+
+    assert folder.newest_checkpoint() == str(folder.checkpoint(2)), "whose rows are all there"
+    train(short(folder.path), resume_from=folder.newest_checkpoint())
+    assert metrics(folder.path) == metrics(tmp_path / "a")
+
+
+def test_a_checkpoint_of_before_they_told_of_rows_is_gone_on_from(tmp_path: Path) -> None:
+    train(short(tmp_path))
+    folder = TrialFolder(tmp_path)
+    newest = folder.checkpoint(STEPS)
+    (newest / "record.json").unlink()
+    manifest = json.loads((newest / "manifest.json").read_text())
+    del manifest["record.json"]
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+
+    assert folder.newest_checkpoint() == str(newest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -304,3 +305,21 @@ def test_what_follows_from_no_row_alone_takes_no_cache(changes: dict[str, Any]) 
 def test_the_cache_is_no_part_of_a_trials_name() -> None:
     assert "teacher_cache" in NOT_PART_OF_THE_RESULT
     assert tiny(teacher_cache="somewhere").hash() == tiny().hash()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[" * 100_000, b"[1]", b'{"key": 1e400}', b'{"key": 3, "file": "../x", "sha256": []}']
+)
+def test_an_index_or_a_receipt_that_cannot_be_used_is_none(tmp_path: Path, content: bytes) -> None:
+    for name in ("index.json", "0.json"):
+        (tmp_path / name).write_bytes(content)
+
+    assert TeacherCache.open(tmp_path) is None
+    assert missing(tmp_path, "key", ["0"]) == ["0"]
+
+
+def test_a_shard_is_looked_for_in_its_own_folder_only(tmp_path: Path) -> None:
+    receipt = {"key": "key", "file": "../secret.safetensors", "sha256": "0"}
+    (tmp_path / "0.json").write_text(json.dumps(receipt))
+
+    assert missing(tmp_path, "key", ["0"]) == ["0"]
