@@ -305,6 +305,11 @@ def _end_with_forkserver() -> None:
     if held is not None:
         os.close(held)
         setattr(forkserver._forkserver, ALIVE, None)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
