@@ -15,10 +15,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from orchestrator.child import end_with_parent
@@ -31,9 +32,13 @@ VITAL = ("raylet", "gcs_server")
 """Processes of a Ray of our own without which nothing runs there any more, by Ray's names."""
 GONE_S = 5.0
 """Seconds that Tune is given to return once one of them is gone."""
-LINGER_S = 30.0
+LINGER_S = 60.0
 """Seconds that Tune is given to return once every trial has its result."""
 POLL_S = 0.5
+LOOK_S = 2.0
+"""Seconds between two looks at the node that a cluster's driver is connected to."""
+CUT_OFF = 86
+"""Exit code of a driver whose node is dead."""
 KEPT = 2**16
 """Bytes of the driver's last output that are worth keeping."""
 PROGRAM = (
@@ -135,10 +140,16 @@ class Driver:
         try:
             message: tuple[str, Any] = self._pipe.recv()
         except (EOFError, OSError):
-            code = self._process.wait()
-            how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-            raise Lost(f"the process that drives Ray ended by itself, {how}") from None
+            raise Lost(self._death()) from None
         return message
+
+    def _death(self) -> str:
+        code = self._process.wait()
+        if code == CUT_OFF:
+            return "the node on which Ray is driven from here died"
+        how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        why = "" if self._own else ", as it does where the cluster's head is gone"
+        return f"the process that drives Ray ended by itself ({how}){why}"
 
     def _end(self, over: Callable[[], bool]) -> tuple[str, float] | None:
         """Why no answer may come any more, and the seconds that it is given yet."""
@@ -226,9 +237,11 @@ def _serve(pipe: Connection, address: str, resources: Resources, running: str | 
         init(running)
     with connected(address, resources, lambda line: pipe.send(("said", line))):
         signal.signal(signal.SIGTERM, lambda *_: None)  # who ends a whole job means the launch
-        pipe.send(("returned", _own_processes() if address == LOCAL and running is None else {}))
-        for function, arguments in iter(pipe.recv, None):
-            pipe.send(_answer(function, arguments))
+        own = address == LOCAL and running is None
+        with nullcontext() if own else _end_with_node():
+            pipe.send(("returned", _own_processes() if own else {}))
+            for function, arguments in iter(pipe.recv, None):
+                pipe.send(_answer(function, arguments))
 
 
 def _answer(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str, Any]:
@@ -245,6 +258,25 @@ def _told(error: Exception) -> Exception:
     with suppress(OSError):
         traceback.print_exception(error)
     return Lost(f"{type(error).__name__}: {one_line(error)[:300]}".rstrip(": "))
+
+
+@contextmanager
+def _end_with_node() -> Iterator[None]:
+    """End this process once its node of a cluster is dead: Tune would wait for ever."""
+    import ray
+
+    node, over = ray.get_runtime_context().get_node_id(), Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            if not any(one["NodeID"] == node and one["Alive"] for one in ray.nodes()):
+                os._exit(CUT_OFF)
+
+    Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _own_processes() -> dict[str, int]:

@@ -60,8 +60,8 @@ def started(*arguments: object, **options: object) -> NoReturn:
 def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever would start Ray, a process, a model or a teacher fails the test instead."""
     real = Objective(prepare="tests.orchestrator.test_malformed:started")
-    for module, name in ((launch, "driving"), (plan, "connected")):
-        monkeypatch.setattr(module, name, started)
+    for module in (launch, plan):
+        monkeypatch.setattr(module, "driving", started)
         monkeypatch.setattr(module, "Objective", lambda: real)
     for module in (trial, probe):
         monkeypatch.setattr(module, "run_in_child", started)
