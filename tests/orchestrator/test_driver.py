@@ -1,4 +1,4 @@
-"""What Ray does to its driver, and users to a launch that still starts: the records are closed all the same."""
+"""What Ray does to its driver, and users to a launch that still starts: the records are closed anyway."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from orchestrator import driver, launch, tuning
 from orchestrator.child import Job
-from tests.fakes import write_experiment
+from orchestrator.spec import spec_from
+from tests.fakes import FAKE, experiment, write_experiment
 from tests.orchestrator.clusters import descendants
 from tests.orchestrator.faults import (
     ARMS,
@@ -30,50 +32,33 @@ from tests.orchestrator.faults import (
     gone,
     hurt,
     start_driver,
+    trial,
     wait_until,
 )
-from tests.orchestrator.faults import launch as launch_here
 from tests.orchestrator.ray_nodes import cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 PAIR: dict[str, Any] = {"arms": {name: ARMS[name] for name in ("flat", "structured")}, "seeds": [0]}
 PROGRAM = """
 import sys
-from orchestrator import cli, launch, teacher_tasks
-from tests.orchestrator.faults import FAULTY
-if sys.argv[1] == "faulty":
-    launch.Objective = lambda: FAULTY
+from orchestrator import cli, teacher_tasks
 teacher_tasks.SMALL_WORK = 0  # so that Ray tasks ask even a small teacher
-sys.exit(cli.main(sys.argv[2:]))
+sys.exit(cli.main(sys.argv[1:]))
 """
 HELD = "structured-seed0"
 
 
 class Watched:
-    """`kvtune run` in a process of its own, what it prints, and what it has started."""
+    """A launch in a process of its own, what it prints, and what it has started."""
 
-    def __init__(self, place: Path, objective: str = "faulty", address: str = "local", **env: str) -> None:
+    def __init__(self, place: Path, start: Callable[[], subprocess.Popen[bytes]]) -> None:
         self.folder, self.log = place / "fake", place / "driver.log"
         self.before = self.log.stat().st_size if self.log.exists() else 0
-        path = write_experiment(place, **{**SMALL, **PAIR})
-        words = ["run", str(path), "--storage", str(place), "--address", address]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, objective, *words],
-                cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **env},
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        STARTED.append(self.process)
+        self.process = start()
 
     @property
     def said(self) -> str:
         return self.log.read_bytes()[self.before :].decode(errors="replace")
-
-    def until_held(self) -> dict[Path, tuple[bytes, int, int]]:
-        """Wait until one trial is held in a step and the other has its result, which is told."""
-        hurt(self.folder, HELD)
-        wait_until(lambda: finished(self.folder))
-        return finished(self.folder)
 
     def until_line(self, line: str) -> None:
         wait_until(lambda: line in self.said or self.process.poll() is not None)
@@ -110,35 +95,50 @@ def find(parent: int, word: str) -> int:
     return found[0]
 
 
-def hold(place: Path) -> None:
+def held(place: Path, address: str) -> Watched:
+    """A launch of which one trial is held in a step."""
     (place / "fates.json").write_text(json.dumps({HELD: "held"}))
+    run = Watched(place, lambda: start_driver(place, address, **PAIR))
+    hurt(run.folder, HELD)
+    wait_until(lambda: finished(run.folder))
+    return run
 
 
-@pytest.mark.parametrize("victim", ["raylet/raylet", "gcs/gcs_server"])
+def kvtune_run(place: Path) -> subprocess.Popen[bytes]:
+    path = write_experiment(place, **{**SMALL, **PAIR})
+    with (place / "driver.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, "run", str(path), "--storage", str(place)],
+            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    STARTED.append(process)
+    return process
+
+
 def test_a_ray_of_ours_that_dies_under_its_trials_ends_the_run_within_seconds(
-    place: Path, expected: Curves, victim: str
+    place: Path, expected: Curves
 ) -> None:
-    hold(place)
-    run = Watched(place)
-    before = run.until_held()
-    held = hurt(run.folder, HELD)
+    for victim in ("raylet/raylet", "gcs/gcs_server"):
+        run = held(place, "local")
+        before, pid = finished(run.folder), hurt(run.folder, HELD)
 
-    code, took = run.strike(signal.SIGKILL, find(run.process.pid, victim))
+        code, took = run.strike(signal.SIGKILL, find(run.process.pid, victim))
 
-    assert code == 1
-    assert took < 60
-    assert gone(held)
-    assert f"{victim.partition('/')[2]} on this machine died; what was finished counts" in run.said
-    check_laws(f"SIGKILL of {victim}", run.folder, before, expected, unfinished=1)
-    assert ends(run.folder, HELD) == ["crashed"]
+        assert code == 1
+        assert took < 60
+        assert gone(pid)
+        assert f"{victim.partition('/')[2]} on this machine died; what was finished counts" in run.said
+        check_laws(f"SIGKILL of {victim}", run.folder, before, expected, unfinished=1)
+        (trial(run.folder, HELD) / "hurt").unlink()
+    assert ends(run.folder, HELD) == ["crashed", "crashed"]
+    (place / "go").touch()
     assert start_driver(place, "serial", **PAIR).wait(timeout=120) == 0
-    check_laws("and the next run", run.folder, before, expected)
+    check_laws("the next run", run.folder, before, expected)
 
 
 def test_a_raylet_that_dies_after_the_last_result_costs_nothing(place: Path, expected: Curves) -> None:
-    hold(place)
-    run = Watched(place)
-    run.until_held()
+    run = held(place, "local")
     tune = find(run.process.pid, "orchestrator.driver")
     raylet = find(tune, "raylet/raylet")
     os.kill(tune, signal.SIGSTOP)  # so that it learns of the last result when the raylet is dead
@@ -153,24 +153,24 @@ def test_a_raylet_that_dies_after_the_last_result_costs_nothing(place: Path, exp
     check_laws("SIGKILL of the raylet at the end", run.folder, before, expected)
 
 
-@pytest.mark.parametrize(
-    ("victim", "said"),
-    [("head's raylet", "the node on which Ray is driven from here died"), ("gcs_server", "head is gone")],
-)
 def test_a_cluster_that_is_lost_for_good_ends_the_run(
-    place: Path, expected: Curves, victim: str, said: str
+    place: Path, expected: Curves, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with cluster(place, 2) as nodes:
-        hold(place)
-        run = Watched(place, address=nodes.address, RAY_gcs_rpc_server_reconnect_timeout_s="5")
-        before = run.until_held()
-        head = "gcs/gcs_server" if victim == "gcs_server" else "raylet/raylet"
+        monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+        for victim, said in [
+            ("raylet/raylet", "the node on which Ray is driven from here died"),
+            ("gcs/gcs_server", "the cluster's head is gone"),
+        ]:
+            run = held(place, nodes.address)
+            before = finished(run.folder)
 
-        code, _ = run.strike(signal.SIGKILL, find(nodes.process.pid, head))
+            code, _ = run.strike(signal.SIGKILL, find(nodes.process.pid, victim))
 
-        assert code == 1
-        assert said in run.said
-        check_laws(f"SIGKILL of a cluster's {victim}", run.folder, before, expected, unfinished=1)
+            assert code == 1
+            assert said in run.said
+            check_laws(f"SIGKILL of a cluster's {victim}", run.folder, before, expected, unfinished=1)
+            (trial(run.folder, HELD) / "hurt").unlink()
 
 
 def test_a_signal_ends_a_launch_that_is_still_starting_and_the_same_command_goes_on(
@@ -184,7 +184,7 @@ def test_a_signal_ends_a_launch_that_is_still_starting_and_the_same_command_goes
         (signal.SIGTERM, lambda run: (run.until_line("asking the teacher"), time.sleep(3))),
     ]
     for number, moment in moments:
-        run = Watched(place, "real")
+        run = Watched(place, lambda: kvtune_run(place))
         moment(run)
 
         code, took = run.strike(number, run.process.pid)
@@ -194,8 +194,7 @@ def test_a_signal_ends_a_launch_that_is_still_starting_and_the_same_command_goes
         assert len(run.said.splitlines()) <= 4, run.said
     assert "2 of 2 trials left" in run.said, "the plan was there already"
 
-    run = Watched(place, "real")
-    assert run.process.wait(timeout=240) == 0, run.said
+    assert start_driver(place, "local", **PAIR).wait(timeout=120) == 0
     check_laws("signals at the start", run.folder, {}, expected)
 
 
@@ -210,34 +209,24 @@ def hangs(jobs: Sequence[Job]) -> None:
     time.sleep(3600)
 
 
-def dies(jobs: Sequence[Job]) -> None:
-    tuning.fit(jobs)
-    os.abort()
-
-
 @pytest.mark.parametrize(
     ("fit", "said"),
-    [
-        (raises, "FileNotFoundError: os.getcwd"),
-        (hangs, "Ray did not end after the last trial"),
-        (dies, "the process that drives Ray ended by itself (SIGABRT)"),
-    ],
+    [(raises, "FileNotFoundError: os.getcwd"), (hangs, "Ray did not end after the last trial")],
 )
 def test_whatever_tune_does_after_its_trials_they_are_closed_and_counted(
-    place: Path, ray_here: None, expected: Curves, fit: Callable[[Sequence[Job]], None], said: str,
+    place: Path, ray_here: None, fit: Callable[[Sequence[Job]], None], said: str,
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(launch, "fit", fit)
     monkeypatch.setattr(driver, "LINGER_S", 1.0)
 
-    summary = launch_here(place, "local", **PAIR)
+    summary = launch.run(spec_from(experiment(seeds=[0]), "test"), storage=place, objective=FAKE)
 
-    assert summary.exit_code == 0
-    err = capfd.readouterr().err
-    assert said in err
+    assert (summary.exit_code, summary.counts) == (0, {"completed": 2})
+    assert list(pd.read_parquet(summary.folder / "runs.parquet")["status"]) == ["completed"] * 2
+    assert said in (err := capfd.readouterr().err)
     assert "Traceback" not in err
     assert said in (summary.folder / "driver.log").read_text()
-    check_laws(said, summary.folder, {}, expected)
 
 
 def test_ray_keeps_the_pids_of_its_processes_where_they_are_looked_for(ray_here: None) -> None:
