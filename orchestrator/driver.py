@@ -144,7 +144,10 @@ class Driver:
         return message
 
     def _death(self) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:
+            return "the process that drives Ray left it and does not end"
         if code == CUT_OFF:
             return "the node on which Ray is driven from here died"
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
