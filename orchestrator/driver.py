@@ -64,7 +64,7 @@ class Driver:
         self._pipe, far = Pipe()
         with far:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(far.fileno()), json.dumps(sys.path)],
+                [sys.executable, "-c", PROGRAM, str(far.fileno()), json.dumps([*map(str, sys.path)])],
                 stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
                 pass_fds=[far.fileno()], start_new_session=True,
             )  # fmt: skip

@@ -113,10 +113,7 @@ def run(
         with _locked(folder):
             _tell_what_runs(missing, plan, address, console)
             prepare(missing, objective, console)
-            with _ray(address, spec.resources, bool(missing), console, ended) as driver:
-                if driver is not None and address != LOCAL:
-                    with reaching(address):
-                        driver.ask(check_shared, folder.path)
+            with _ray(address if missing else SERIAL, spec.resources, folder, console, ended) as driver:
                 with _writable(folder):
                     _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
                     provenance.write(folder.provenance, launch)
@@ -272,10 +269,13 @@ def _whatever_happens(
 
 
 def _tell_failure(error: Exception, driver: Driver | None, folder: ResultsFolder, console: Console) -> None:
-    what = one_line(error) if isinstance(error, Lost) else f"{type(error).__name__}: {one_line(error)[:300]}"
+    """In one sentence, and in the folder with all that was printed."""
+    lost = isinstance(error, Lost)
+    what = one_line(error) if lost else f"{type(error).__name__}: {one_line(error)[:300]}"
     changes.say(console, f"{what}; what was finished counts, and {folder.path / LOG} has the details.")
     with suppress(OSError), (folder.path / LOG).open("a", encoding="utf-8") as log:
-        log.write(f"{attempts.now()} {traceback.format_exc()}\n{driver.said() if driver else ''}\n")
+        told = what if lost else traceback.format_exc()
+        log.write(f"{attempts.now()} {told}\n{driver.said() if driver else ''}\n")
 
 
 def _tell_complaints(jobs: Sequence[Job], console: Console) -> None:
@@ -301,13 +301,16 @@ def _close(
 
 @contextmanager
 def _ray(
-    address: str, resources: Resources, needed: bool, console: Console, ended: closing.Ending
+    address: str, resources: Resources, folder: ResultsFolder, console: Console, ended: closing.Ending
 ) -> Iterator[Driver | None]:
-    """The process that drives Ray; None where the trials do without, or nothing is missing."""
-    if address == SERIAL or not needed:
+    """The process that drives Ray, on a cluster that shares the storage; None where trials run without."""
+    if address == SERIAL:
         yield None
         return
     with driving(address, resources, console.print, ended) as driver:
+        if address != LOCAL:
+            with reaching(address):
+                driver.ask(check_shared, folder.path)
         yield driver
 
 
