@@ -57,7 +57,7 @@ class Objective:
     check: str = "trainables.preflight:check"
     """check(config), before anything is started"""
     prepare: str = "trainables.preflight:prepare"
-    """prepare(config, progress), once in the driver"""
+    """prepare(config, progress), once, by the launch itself"""
     weigh: str = "trainables.weight:checkpoint_bytes"
     """weigh(config): bytes that one checkpoint takes at least"""
     preload: tuple[str, ...] = (

@@ -36,7 +36,7 @@ FIELDS = (
 )  # fmt: skip
 """What a cache follows from, at most; its own key says it exactly."""
 SMALL_BYTES = 2**28
-"""Weights that the driver may load."""
+"""Weights that the launch itself may load."""
 SMALL_WORK = 10**11
 """Parameters times tokens that take a core some ten seconds, as long as a worker takes to start."""
 Budget = Literal["auto", "off"] | float
