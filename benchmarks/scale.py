@@ -1,12 +1,12 @@
 """How a run grows: 100, 1,000 and 10,000 trials of a stub on a simulated cluster of many slots.
 
 All is real but the training: Ray Tune schedules every trial, a warm worker starts a process for it, which
-writes a row and a result, and the driver shows, collects and tabulates them. Each size runs in a driver of
-its own, whose peak memory is told by the kernel. The slots are processes of this machine, so that with more
-of them than cores a trial's time is what the machine's cores need for it, not what a cluster's would. The
-first trials, as many as slots, wait for each other, so that every slot has its worker before the count
-begins: a stub is over so soon that Tune would hand one warm worker from trial to trial and call off the
-others' start.
+writes a row and a result, and the launch shows, collects and tabulates them. Each size runs in a launch of
+its own; its peak memory, and that of the process that drives Ray for it, are told by the kernel. The slots
+are processes of this machine, so that with more of them than cores a trial's time is what the machine's cores
+need for it, not what a cluster's would. The first trials, as many as slots, wait for each other, so that
+every slot has its worker before the count begins: a stub is over so soon that Tune would hand one warm worker
+from trial to trial and call off the others' start.
 
     python -m benchmarks.scale --sizes 100 1000 10000 --slots 16
 """
@@ -88,11 +88,16 @@ def measure(trials: int, slots: int) -> dict[str, float]:
             "seconds": seconds,
             "ms_a_trial": 1000 * (ends[-1] - ends[slots - 1]).total_seconds() / (trials - slots),
             "nothing_to_run_s": time.monotonic() - again,
-            "driver_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "driver_gib": (_peak(resource.RUSAGE_SELF) + _peak(resource.RUSAGE_CHILDREN)) / 2**20,
             "rows": len(set(runs["trial_id"].to_pylist())),
             "completed": runs["status"].to_pylist().count("completed"),
             "metric_rows": pq.read_metadata(summary.folder / "metrics.parquet").num_rows,
         }
+
+
+def _peak(whose: int) -> int:
+    """KiB of this process, or of the largest that it waited for: the one that drives Ray."""
+    return resource.getrusage(whose).ru_maxrss
 
 
 def main() -> int:

@@ -114,7 +114,7 @@ def added(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]
 
 
 class CpuClock(threading.Thread):
-    """CPU seconds of this process and of the trials it started, which are forks of a forkserver."""
+    """CPU seconds of this process, the one that drives Ray for it, and trials, which a forkserver forks."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -155,7 +155,7 @@ def is_trial(pid: str, parents: dict[str, str]) -> bool:
         return False
     while pid in parents and pid != str(os.getpid()):
         pid = parents[pid]
-    return b"forkserver" in command and pid == str(os.getpid())
+    return (b"forkserver" in command or b"orchestrator.driver" in command) and pid == str(os.getpid())
 
 
 def numbers(storage: Path) -> dict[str, list[tuple[Any, ...]]]:

@@ -59,7 +59,7 @@ class Objective:
     check: str = "trainables.preflight:check"
     """check(config), before anything is started"""
     prepare: str = "trainables.preflight:prepare"
-    """prepare(config, progress), once in the driver"""
+    """prepare(config, progress), once, by the launch itself"""
     weigh: str = "trainables.weight:checkpoint_bytes"
     """weigh(config): bytes that one checkpoint takes at least"""
     preload: tuple[str, ...] = (
@@ -309,6 +309,11 @@ def _end_with_forkserver() -> None:
     if held is not None:
         os.close(held)
         setattr(forkserver._forkserver, ALIVE, None)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 

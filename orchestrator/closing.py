@@ -29,25 +29,31 @@ class Ending:
     """Whether the user has ended the run, and whether the run knows it yet."""
 
     def __init__(self) -> None:
-        self.signals: list[int] = []
-        self._arrived = False
+        self._signals = 0
+        self._ended = self._closing = False
 
     def __bool__(self) -> bool:
-        return self._arrived or bool(self.signals)
+        return self._ended
 
     def arrived(self) -> None:
-        """The run has stopped and closes its records: from now on only who insists can interrupt it."""
-        self._arrived = True
-        self.signals.clear()
+        """The run has stopped because the user ended it, and closes its records."""
+        self._ended = True
+        self.closing()
+
+    def closing(self) -> None:
+        """The run closes its records: from now on only who insists can interrupt it."""
+        self._closing = True
+        self._signals = 0
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def interrupt(self, number: int, frame: object) -> None:
         """Raise KeyboardInterrupt, and again until it arrives: where nobody can catch it, it is lost."""
         if number != signal.SIGALRM:
-            self.signals.append(number)
-        if self._arrived and len(self.signals) < INSISTED:
+            self._ended = True
+            self._signals += 1
+        if self._closing and self._signals < INSISTED:
             return
-        if not self._arrived:
+        if not self._closing:
             signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
         raise KeyboardInterrupt
 
@@ -56,8 +62,8 @@ class Ending:
 def noting_signals() -> Iterator[Ending]:
     """End as cleanly on a scheduler's SIGTERM as on Ctrl-C: a KeyboardInterrupt, and noted.
 
-    Once it has arrived, further signals let the records be closed, until the user insists. Ray sets its own
-    handlers first. What the user has the process ignore (nohup) stays ignored.
+    Once it has arrived, further signals let the records be closed, until the user insists. What the user has
+    the process ignore (nohup) stays ignored.
     """
     ending = Ending()
     if threading.current_thread() is not threading.main_thread():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from orchestrator.checks import (
 )
 from orchestrator.child import DISTILL, Job, Objective
 from orchestrator.collect import Trial, collect, read_trial, read_trials
+from orchestrator.driver import Driver, Lost, driving, reaching
 from orchestrator.progress import Progress, Tell
 from orchestrator.shared import check_shared
 from orchestrator.spec import ExperimentSpec, Resources
@@ -34,11 +36,13 @@ from orchestrator.teacher_tasks import NO_TEACHERS, Teachers, provide
 from orchestrator.terminal import Console
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
-from orchestrator.tuning import LOCAL, Runner, connected, end_trials
-from trainables.config import InputError
+from orchestrator.tuning import LOCAL, fit
+from trainables.config import InputError, one_line
 from trainables.trial_folder import set_aside, write_text
 
 INTERRUPTED = 130
+LOG = "driver.log"
+"""In the folder: what was said where Ray, or what drives it, failed."""
 
 
 @dataclass(frozen=True)
@@ -91,38 +95,42 @@ def run(
     happens to a trial afterwards is in the summary, never an exception.
     """
     objective, console = objective or Objective(), console or Console(stderr=True)
-    launch = provenance.describe_launch(address=address, started_at=attempts.now())
-    check_address(address, spec.resources)
-    for line in sockets.moved(ray=address == LOCAL):
-        changes.say(console, line)
-    trackers.refuse_missing(spec.trackers)
-    plan = make_plan(spec)
-    folder = results_folder(storage, spec)
-    known = changes.known_plan(folder, plan)
-    missing = missing_cells(plan, folder)
-    preflight(missing, objective)
-    refuse_full_disk(missing, folder, objective)
-    changes.tell(known, plan, folder, console)
-    changes.agree(changes.edits(known, plan, folder), plan, yes=yes, console=console)
-    if missing and len(missing) < len(plan.cells):
-        provenance.tell_drift(folder.provenance, launch, lambda line: changes.say(console, line))
-    with _locked(folder):
-        _tell_what_runs(missing, plan, address, console)
-        prepare(missing, objective, console)
-        with _backend(address, spec.resources, bool(missing), console) as run_jobs:
-            if missing and address not in (SERIAL, LOCAL):
-                check_shared(folder.path)
-            with _writable(folder):
-                _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
-                provenance.write(folder.provenance, launch)
-                trackers.prepare(spec.trackers if missing else [], folder.path, spec.name)
-                teachers = _teachers(missing, plan, folder, objective, address, console)
-                jobs = _jobs(missing, plan, folder, objective, launch["code_rev"], teachers)
-            with closing.noting_signals() as ended:
-                _run_jobs(run_jobs, jobs, plan, folder, console, tell, ended)
-                _tell_complaints(jobs, console)
-                trials, lack = _close(jobs, folder, launch, interrupted=bool(ended))
-    return Summary(folder=folder.path, trials=trials, started=len(jobs), interrupted=bool(ended), lack=lack)
+    with closing.noting_signals() as ended:
+        launch = provenance.describe_launch(address=address, started_at=attempts.now())
+        check_address(address, spec.resources)
+        for line in sockets.moved(ray=address == LOCAL):
+            changes.say(console, line)
+        trackers.refuse_missing(spec.trackers)
+        plan = make_plan(spec)
+        folder = results_folder(storage, spec)
+        known = changes.known_plan(folder, plan)
+        missing = missing_cells(plan, folder)
+        preflight(missing, objective)
+        refuse_full_disk(missing, folder, objective)
+        changes.tell(known, plan, folder, console)
+        changes.agree(changes.edits(known, plan, folder), plan, yes=yes, console=console)
+        if missing and len(missing) < len(plan.cells):
+            provenance.tell_drift(folder.provenance, launch, lambda line: changes.say(console, line))
+        with _locked(folder):
+            _tell_what_runs(missing, plan, address, console)
+            prepare(missing, objective, console)
+            with _ray(address if missing else SERIAL, spec.resources, folder, console, ended) as driver:
+                with _writable(folder):
+                    _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
+                    provenance.write(folder.provenance, launch)
+                    trackers.prepare(spec.trackers if missing else [], folder.path, spec.name)
+                jobs: list[Job] = []
+                with _whatever_happens(jobs, driver, folder, console, ended):
+                    with _writable(folder):
+                        teachers = _teachers(missing, plan, folder, objective, driver, console)
+                        jobs += _jobs(missing, plan, folder, objective, launch["code_rev"], teachers)
+                    _run_jobs(jobs, driver, plan, folder, console, tell)
+                    ended.closing()
+            _tell_complaints(jobs, console)
+            trials, lack = _close(jobs, folder, launch, interrupted=bool(ended))
+        return Summary(
+            folder=folder.path, trials=trials, started=len(jobs), interrupted=bool(ended), lack=lack
+        )
 
 
 def _tell_what_runs(missing: Sequence[Cell], plan: Plan, address: str, console: Console) -> None:
@@ -150,7 +158,7 @@ def _teachers(
     plan: Plan,
     folder: ResultsFolder,
     objective: Objective,
-    address: str,
+    driver: Driver | None,
     console: Console,
 ) -> Teachers:
     """What the frozen teachers have to say, computed once; only our own trials ask for it."""
@@ -161,7 +169,7 @@ def _teachers(
         folder.path.parent,
         plan.spec.teacher_cache,
         plan.spec.resources,
-        on_ray=address != SERIAL,
+        ask=driver.ask if driver else None,
         tell=lambda line: changes.say(console, line),
     )
 
@@ -207,25 +215,60 @@ def _jobs(
 
 
 def _run_jobs(
-    run_jobs: Runner,
     jobs: Sequence[Job],
+    driver: Driver | None,
     plan: Plan,
     folder: ResultsFolder,
     console: Console,
     tell: Tell | None,
-    ended: closing.Ending,
 ) -> None:
-    """Run the jobs until they are over or the user ends the run, which `ended` then tells."""
+    """Run the jobs under Ray Tune, or one after another in this process where there is no Ray."""
     if not jobs:
         return
-    with Progress(folder.trials, plan.to_dict()["cells"], console, tell):
-        try:
-            run_jobs(jobs)
-        except KeyboardInterrupt:
-            ended.arrived()
-            closing.cancel(jobs)
-            if run_jobs is not _run_serially:
-                end_trials()
+    with Progress(folder.trials, plan.to_dict()["cells"], console, tell) as progress:
+        if driver is not None:
+            driver.ask(fit, jobs, over=lambda: progress.board.over)
+            return
+        for job in jobs:
+            run_trial(job, lambda row: None)
+
+
+@contextmanager
+def _whatever_happens(
+    jobs: Sequence[Job],
+    driver: Driver | None,
+    folder: ResultsFolder,
+    console: Console,
+    ended: closing.Ending,
+) -> Iterator[None]:
+    """End the trials where the user ends the run, or Ray or anything else fails: what is on record counts.
+
+    What the user can mend is refused as ever.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        ended.arrived()
+        closing.cancel(jobs)
+        if driver is not None:
+            driver.end()
+    except InputError:
+        raise
+    except Exception as error:
+        ended.closing()
+        if driver is not None:
+            driver.end()
+        _tell_failure(error, driver, folder, console)
+
+
+def _tell_failure(error: Exception, driver: Driver | None, folder: ResultsFolder, console: Console) -> None:
+    """In one sentence, and in the folder with all that was printed."""
+    lost = isinstance(error, Lost)
+    what = one_line(error) if lost else f"{type(error).__name__}: {one_line(error)[:300]}"
+    changes.say(console, f"{what}; what was finished counts, and {folder.path / LOG} has the details.")
+    with suppress(OSError), (folder.path / LOG).open("a", encoding="utf-8") as log:
+        told = what if lost else traceback.format_exc()
+        log.write(f"{attempts.now()} {told}\n{driver.said() if driver else ''}\n")
 
 
 def _tell_complaints(jobs: Sequence[Job], console: Console) -> None:
@@ -250,18 +293,18 @@ def _close(
 
 
 @contextmanager
-def _backend(address: str, resources: Resources, needed: bool, console: Console) -> Iterator[Runner]:
-    """What runs the jobs: Ray, or this process; nothing is started where nothing is missing."""
-    if address == SERIAL or not needed:
-        yield _run_serially
+def _ray(
+    address: str, resources: Resources, folder: ResultsFolder, console: Console, ended: closing.Ending
+) -> Iterator[Driver | None]:
+    """The process that drives Ray, on a cluster that shares the storage; None where trials run without."""
+    if address == SERIAL:
+        yield None
         return
-    with connected(address, resources, console.print) as run_on_ray:
-        yield run_on_ray
-
-
-def _run_serially(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        run_trial(job, lambda row: None)
+    with driving(address, resources, console.print, ended) as driver:
+        if address != LOCAL:
+            with reaching(address):
+                driver.ask(check_shared, folder.path)
+        yield driver
 
 
 @contextmanager
@@ -290,7 +333,7 @@ def _locked(folder: ResultsFolder) -> Iterator[None]:
             raise InputError(f"another run is at work in {folder.path}: wait for it, or end it.") from None
         try:
             yield
-        except InputError:
+        except (InputError, KeyboardInterrupt):
             if new and [path.name for path in folder.path.iterdir()] == [".lock"]:
                 shutil.rmtree(folder.path)
             raise

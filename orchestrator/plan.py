@@ -18,7 +18,7 @@ from analysis.processes import cpus
 from analysis.records import ResultsFolder
 from analysis.signflip import floor_of
 from analysis.sizes import size
-from orchestrator import capacity, changes, child, sockets
+from orchestrator import capacity, changes, child, closing, sockets
 from orchestrator.capacity import MOST, Growth, Place
 from orchestrator.checks import (
     SERIAL,
@@ -29,13 +29,14 @@ from orchestrator.checks import (
     results_folder,
 )
 from orchestrator.child import Job, Objective
+from orchestrator.driver import driving, reaching
 from orchestrator.lessons import Lessons, lessons_of, try_lessons
 from orchestrator.probe import Cost, probe, probe_job
 from orchestrator.space import free_at
 from orchestrator.spec import ExperimentSpec
 from orchestrator.terminal import Console
 from orchestrator.trials import Cell, Plan, make_plan
-from orchestrator.tuning import LOCAL, connected, lacking
+from orchestrator.tuning import LOCAL, lacking
 from trainables.config import DistillConfig, InputError
 from trainables.trial_folder import TrialFolder
 
@@ -163,10 +164,14 @@ def _reached(address: str, spec: ExperimentSpec, console: Console) -> Iterator[R
         here = Place("this machine", {"CPU": float(cpus()), "GPU": MOST, "memory": math.inf})
         yield [here], Growth(), "this machine", _here
         return
-    with connected(address, spec.resources, console.print):
-        growth = Growth() if address == LOCAL else capacity.growth_here()
+    with (
+        closing.noting_signals() as ended,
+        reaching(address),
+        driving(address, spec.resources, console.print, ended) as driver,
+    ):
+        growth = Growth() if address == LOCAL else driver.ask(capacity.growth_here)
         where = "this machine" if address == LOCAL else "the cluster" + GROWN * bool(growth.types)
-        yield capacity.standing_nodes(), growth, where, _on_ray
+        yield driver.ask(capacity.standing_nodes), growth, where, partial(driver.ask, _on_ray)
 
 
 def _here(function: Callable[..., Any], *arguments: Any) -> Any:

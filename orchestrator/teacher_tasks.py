@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from analysis.sizes import size
+from orchestrator.driver import Lost
 from orchestrator.spec import Resources
 from orchestrator.trials import Cell
 from trainables.config import BUILTIN_TEACHER, DistillConfig
@@ -36,11 +37,12 @@ FIELDS = (
 )  # fmt: skip
 """What a cache follows from, at most; its own key says it exactly."""
 SMALL_BYTES = 2**28
-"""Weights that the driver may load."""
+"""Weights that the launch itself may load."""
 SMALL_WORK = 10**11
 """Parameters times tokens that take a core some ten seconds, as long as a worker takes to start."""
 Budget = Literal["auto", "off"] | float
 Tell = Callable[[str], None]
+Ask = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -57,23 +59,26 @@ NO_TEACHERS = Teachers({})
 
 
 def provide(
-    cells: Sequence[Cell], storage: Path, budget: Budget, resources: Resources, *, on_ray: bool, tell: Tell
+    cells: Sequence[Cell], storage: Path, budget: Budget, resources: Resources, *, ask: Ask | None, tell: Tell
 ) -> Teachers:
     """Have the teachers and their lessons ready on the storage before the first trial starts.
 
     A cache only saves time: what goes wrong with one is told, and its trials compute lessons as they go, to
-    the same bits. `budget` is what one launch may write: off, so many GiB, or auto, a quarter of the free
-    disk, and then only where the trials ask more than once about a row.
+    the same bits. `ask` calls a function where Ray is at hand; None where there is none. `budget` is what one
+    launch may write: off, so many GiB, or auto, a quarter of the free disk, and then only where the trials
+    ask more than once about a row. Raises Lost where Ray is gone.
     """
     builtin = _share_builtin(cells, storage / FOLDER)
     if budget == "off":
         return Teachers({}, builtin)
     left = bytes_of(budget, shutil.disk_usage(storage).free)
-    work = _Work(storage / FOLDER, resources, on_ray, builtin, tell)
+    work = _Work(storage / FOLDER, resources, ask, builtin, tell)
     caches: dict[str, str] = {}
     for alike in alike_in(cells):
         try:
             folder, written = _provide_one(alike, work, left, thrifty=budget == "auto")
+        except Lost:
+            raise
         except Exception as error:  # whatever it is, the trials can do without
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             tell(f"the teacher cache could not be made ({reason}): lessons are computed on the fly")
@@ -89,7 +94,7 @@ class _Work:
 
     root: Path
     resources: Resources
-    on_ray: bool
+    ask: Ask | None
     builtin: str | None
     tell: Tell
 
@@ -159,16 +164,14 @@ def _describe(config: DistillConfig, work: _Work) -> Task:
     """What is to be made. That takes the teacher: a worker's business unless it is small."""
     from trainables.teaching import task_of
 
-    if _is_here(config, work):
+    if work.ask is None or _is_here(config):
         return task_of(config)
-    task: Task = _on_ray(_task_in_worker, [(asdict(config), work.builtin)], work.resources)[0]
+    task: Task = work.ask(_on_ray, _task_in_worker, [(asdict(config), work.builtin)], work.resources)[0]
     return task
 
 
-def _is_here(config: DistillConfig, work: _Work) -> bool:
+def _is_here(config: DistillConfig) -> bool:
     """Whether this process may load the teacher: one that is built in, or in a local folder and small."""
-    if not work.on_ray:
-        return True
     weights = sum(path.stat().st_size for path in Path(config.teacher).glob("*.safetensors"))
     small = config.teacher == BUILTIN_TEACHER or 0 < weights < SMALL_BYTES
     return small and config.device == "cpu"
@@ -179,13 +182,13 @@ def _make(config: DistillConfig, work: _Work, task: Task, to_make: Sequence[str]
     from trainables.teaching import make_parts
 
     folder = work.root / task.key
-    if _is_here(config, work) and (not work.on_ray or task.work < SMALL_WORK):
+    if work.ask is None or (_is_here(config) and task.work < SMALL_WORK):
         make_parts(config, folder, task.key, to_make)
         return
-    slots = min(_slots(work.resources), len(to_make))
+    slots = min(work.ask(_slots, work.resources), len(to_make))
     shares = [list(to_make[first::slots]) for first in range(slots)]
     calls = [(asdict(config), work.builtin, str(folder), task.key, share) for share in shares]
-    _on_ray(_make_in_worker, calls, work.resources)
+    work.ask(_on_ray, _make_in_worker, calls, work.resources)
 
 
 def _on_ray(

@@ -44,12 +44,11 @@ ENVIRONMENT = {
 Tune's table, which is no record and grows with every trial; and Ctrl-C is ours to handle."""
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Set to 0 it keeps every port of a new Ray on 127.0.0.1, as on macOS; read when Ray is imported."""
-Runner = Callable[[Sequence[Job]], None]
 
 
 @contextmanager
-def connected(address: str, resources: Resources, tell: Callable[[str], None]) -> Iterator[Runner]:
-    """A Ray to run jobs on: a new one on this machine, or the cluster at `address`.
+def connected(address: str, resources: Resources, tell: Callable[[str], None]) -> Iterator[None]:
+    """A Ray for this process: a new one on this machine, or the cluster at `address`.
 
     Raises InputError if it cannot be reached, or if no node that stands or that its autoscaler may add can
     hold a trial. Where one must be added first, or nobody knows whether one can be, that is told.
@@ -60,7 +59,7 @@ def connected(address: str, resources: Resources, tell: Callable[[str], None]) -
 
         ours = not ray.is_initialized()
         if ours:
-            _init(address)
+            init(address)
     try:
         nodes = [place.resources for place in capacity.standing_nodes()]
         if lacking(resources, nodes):
@@ -69,7 +68,7 @@ def connected(address: str, resources: Resources, tell: Callable[[str], None]) -
             if never and growth.known:
                 raise InputError(never)
             tell("No node that stands can hold a trial yet. Trials wait until the cluster grows.")
-        yield _run
+        yield
     finally:
         if ours:
             ray.shutdown()
@@ -133,7 +132,7 @@ def param_space(jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def _run(jobs: Sequence[Job]) -> None:
+def fit(jobs: Sequence[Job]) -> None:
     """Run the jobs under one Tuner; its files, which are no record, go into a folder of this machine."""
     from ray import tune
 
@@ -163,13 +162,6 @@ def _run(jobs: Sequence[Job]) -> None:
         scratch.cleanup()
 
 
-def end_trials() -> None:
-    """Leave Ray, which ends every trial that it runs for us."""
-    import ray
-
-    ray.shutdown()
-
-
 def _per_trial(job: Job) -> dict[str, float]:
     memory = {"memory": int(job.memory_gib * GIB)} if job.memory_gib else {}
     return {"cpu": job.cpus, "gpu": job.gpus, **memory}
@@ -188,7 +180,9 @@ def _on_loopback(address: str) -> Iterator[None]:
         del os.environ[LOOPBACK]  # Ray's processes have it; it is not for other programs
 
 
-def _init(address: str) -> None:
+def init(address: str) -> None:
+    """Connect this process to a Ray, as quietly as Ray can; a new one where the address is `local`."""
+    import_quietly()
     import ray
 
     for name in ("ray", "ray.tune", "ray.train"):

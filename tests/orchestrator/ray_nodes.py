@@ -34,17 +34,17 @@ class Nodes:
     """A running cluster: its address, and the process id of every node's raylet by the node's name."""
 
     def __init__(self, process: subprocess.Popen[str], told: Mapping[str, Any]) -> None:
-        self._process = process
+        self.process = process
         self.address: str = told["address"]
         self.raylets: dict[str, int] = told["raylets"]
 
     def preempt(self, node: str) -> None:
         """Have Ray told that the node will be gone in a second; to end it is up to the caller."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(node + "\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline() == "True\n"
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(node + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "True\n"
 
 
 @contextmanager

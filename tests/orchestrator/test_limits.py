@@ -260,6 +260,15 @@ def test_a_signal_ends_a_run_the_next_lets_it_close_and_another_insists() -> Non
     assert ending
 
 
+def test_a_signal_that_comes_while_a_run_closes_its_records_lets_it_and_is_noted() -> None:
+    with noting_signals() as ending:
+        ending.closing()
+        assert not ending
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert ending
+
+
 def test_a_run_that_missed_its_end_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing, "AGAIN_S", 0.05)
     with noting_signals() as ending:

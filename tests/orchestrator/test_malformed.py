@@ -61,7 +61,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever would start Ray, a process, a model or a teacher fails the test instead."""
     real = Objective(prepare="tests.orchestrator.test_malformed:started")
     for module in (launch, plan):
-        monkeypatch.setattr(module, "connected", started)
+        monkeypatch.setattr(module, "driving", started)
         monkeypatch.setattr(module, "Objective", lambda: real)
     for module in (trial, probe):
         monkeypatch.setattr(module, "run_in_child", started)

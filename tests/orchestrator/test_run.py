@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from orchestrator import attempts, launch
 from orchestrator.child import Job
 from orchestrator.launch import Summary, run
 from orchestrator.spec import spec_from
-from orchestrator.tuning import Runner
 from tests.fakes import FAKE, STEPS, experiment
 from tests.orchestrator.faults import gone, wait_until
 from trainables.config import InputError
@@ -246,22 +245,18 @@ def test_a_worker_that_outlives_its_trial_finds_the_run_cancelled_and_starts_not
     told: list[str | None] = []
     jobs: list[Job] = []
 
-    def interrupted(given: Sequence[Job]) -> None:
-        jobs.extend(given)
-        for job in jobs:
-            Path(job.folder).mkdir(parents=True)
-            attempts.start(Path(job.folder), None)
-        raise KeyboardInterrupt
+    class Interrupted:
+        def ask(self, function: object, given: Sequence[Job], over: object) -> None:
+            jobs.extend(given)
+            for job in jobs:
+                Path(job.folder).mkdir(parents=True)
+                attempts.start(Path(job.folder), None)
+            raise KeyboardInterrupt
 
-    def end() -> None:
-        told.extend(attempts.read(Path(job.folder))[-1].status for job in jobs)
+        def end(self) -> None:
+            told.extend(attempts.read(Path(job.folder))[-1].status for job in jobs)
 
-    @contextmanager
-    def ray(*arguments: object) -> Iterator[Runner]:
-        yield interrupted
-
-    monkeypatch.setattr(launch, "connected", ray)
-    monkeypatch.setattr(launch, "end_trials", end)
+    monkeypatch.setattr(launch, "driving", lambda *arguments: nullcontext(Interrupted()))
 
     summary = run(spec_from(experiment(), "test"), storage=place, objective=FAKE)
 

@@ -47,7 +47,14 @@ def provided(
     spec: ExperimentSpec, storage: Path, told: list[str], budget: Budget = "auto", *, on_ray: bool = False
 ) -> Teachers:
     cells = make_plan(spec).cells
-    return provide(cells, storage, budget, Resources(), on_ray=on_ray, tell=told.append)
+    return provide(
+        cells,
+        storage,
+        budget,
+        Resources(),
+        ask=(lambda f, *given: f(*given)) if on_ray else None,
+        tell=told.append,
+    )
 
 
 def test_a_run_asks_the_teacher_once_and_its_trials_end_as_without_a_cache(
