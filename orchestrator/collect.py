@@ -143,7 +143,7 @@ def read_trials(folder: ResultsFolder) -> list[Trial]:
 def read_plan(folder: ResultsFolder) -> dict[str, Any]:
     """plan.json. Raises FileNotFoundError, or CorruptFile where it is of no use."""
     missing: dict[str, Any] = {"cells": [], "declared_factors": []}
-    return missing | read_object(folder.plan, PLAN, largest=LARGE)
+    return missing | read_object(folder.plan, PLAN, largest=LARGE, way_out="restore it from a copy")
 
 
 def read_trial(path: Path, cell: Mapping[str, Any]) -> Trial:

@@ -127,7 +127,6 @@ def test_a_full_grid_is_searched_arm_first_and_holes_are_listed(place: Path) -> 
         (1, 0, None, None),
         (2, 0.5, 3.5, None),
         (3, 0, None, "CPUs, the largest node has 2"),
-        (1, 2, None, "GPUs, the largest node has 1"),
         (1, 0, 8.5, "resources.memory_gib: a trial needs 8.5 GiB of memory, the largest node has 7.99"),
         (1, 1, 5.0, "no single node has 1 CPUs together with 1 GPUs and 5 GiB of memory"),
     ],
