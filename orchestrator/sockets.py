@@ -65,8 +65,10 @@ def _place(variables: tuple[str, ...], added: int) -> tuple[str, str | None]:
 def _lack(place: str, added: int) -> str | None:
     if not Path(place).is_dir():
         return "is no folder that is there"
-    if not os.access(place, os.W_OK | os.X_OK):
-        return "cannot be written"
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
     long = len(os.fsencode(place))
     if long + added > LIMIT:
         return f"has {long} bytes, too many for a socket, whose whole path may have {LIMIT}"

@@ -53,6 +53,15 @@ def test_rays_own_variable_goes_before_the_systems(place: Path, monkeypatch: pyt
     assert sockets.moved(ray=False) == []
 
 
+def test_a_tmpdir_that_cannot_be_written_is_told_whoever_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/proc")
+
+    (line,) = sockets.moved(ray=True)
+
+    assert line.startswith("TMPDIR /proc cannot be written (")
+
+
 def test_where_no_place_is_short_enough_one_sentence_names_the_variable_and_the_way_out(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
