@@ -37,6 +37,7 @@ from orchestrator.terminal import Console
 from orchestrator.trial import run_trial
 from orchestrator.trials import Cell, Plan, make_plan
 from orchestrator.tuning import LOCAL, fit
+from orchestrator.workers import check_devices, placed
 from trainables.config import InputError, one_line
 from trainables.trial_folder import set_aside, write_text
 
@@ -113,8 +114,11 @@ def run(
             provenance.tell_drift(folder.provenance, launch, lambda line: changes.say(console, line))
         with _locked(folder):
             _tell_what_runs(missing, plan, address, console)
-            prepare(missing, objective, console)
             with _ray(address if missing else SERIAL, spec.resources, folder, console, ended) as driver:
+                if objective.distill == DISTILL:
+                    with reaching(address):
+                        check_devices(missing, spec.resources, driver.ask if driver else None)
+                prepare(missing, objective, console)
                 with _writable(folder):
                     _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
                     provenance.write(folder.provenance, launch)
@@ -189,7 +193,7 @@ def _jobs(
         if read_trial(place, as_cell(cell)).problem is not None:
             set_aside(place)
         cache = teachers.caches.get(cell.trial_id)
-        config = replace(cell.config, output_dir=str(place), threads=resources.cpus, teacher_cache=cache)
+        config = replace(placed(cell.config, resources), output_dir=str(place), teacher_cache=cache)
         jobs.append(
             Job(
                 trial_id=cell.trial_id,

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from analysis.sizes import size
 from orchestrator.driver import Lost
 from orchestrator.spec import Resources
 from orchestrator.trials import Cell
+from orchestrator.workers import Ask, in_workers, placed
 from trainables.config import BUILTIN_TEACHER, DistillConfig
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ SMALL_WORK = 10**11
 """Parameters times tokens that take a core some ten seconds, as long as a worker takes to start."""
 Budget = Literal["auto", "off"] | float
 Tell = Callable[[str], None]
-Ask = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _provide_one(
     from trainables.teacher_cache import missing, seal
     from trainables.teaching import INEXACT
 
-    config = _placed(alike[0].config, work.resources)
+    config = placed(alike[0].config, work.resources)
     task = _describe(config, work)
     folder = work.root / task.key
     to_make = missing(folder, task.key, task.names)
@@ -154,19 +154,13 @@ def why_not(task: Task, alike: Sequence[Cell], left: float, thrifty: bool) -> st
     return None
 
 
-def _placed(config: DistillConfig, resources: Resources) -> DistillConfig:
-    """The config as its trials run it, wherever that is."""
-    device = config.device if config.device != "auto" else "cuda" if resources.gpus else "cpu"
-    return replace(config, device=device, threads=resources.cpus)
-
-
 def _describe(config: DistillConfig, work: _Work) -> Task:
     """What is to be made. That takes the teacher: a worker's business unless it is small."""
     from trainables.teaching import task_of
 
     if work.ask is None or _is_here(config):
         return task_of(config)
-    task: Task = work.ask(_on_ray, _task_in_worker, [(asdict(config), work.builtin)], work.resources)[0]
+    task: Task = work.ask(in_workers, _task_in_worker, [(asdict(config), work.builtin)], work.resources)[0]
     return task
 
 
@@ -188,23 +182,7 @@ def _make(config: DistillConfig, work: _Work, task: Task, to_make: Sequence[str]
     slots = min(work.ask(_slots, work.resources), len(to_make))
     shares = [list(to_make[first::slots]) for first in range(slots)]
     calls = [(asdict(config), work.builtin, str(folder), task.key, share) for share in shares]
-    work.ask(_on_ray, _make_in_worker, calls, work.resources)
-
-
-def _on_ray(
-    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], resources: Resources
-) -> list[Any]:
-    """The function's results, each call in a worker with a trial's resources, which ends after it.
-
-    So neither the teacher nor its GPU memory stays behind. A call whose worker dies is made again: the parts
-    that it had finished are kept.
-    """
-    import ray
-
-    limits = {"memory": int(resources.memory_gib * GIB)} if resources.memory_gib else {}
-    remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_calls=1, **limits)(function)
-    results: list[Any] = ray.get([remote.remote(*call) for call in calls])
-    return results
+    work.ask(in_workers, _make_in_worker, calls, work.resources)
 
 
 def _slots(resources: Resources) -> int:

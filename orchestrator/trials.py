@@ -248,10 +248,16 @@ def _refuse_shared_seeds(labels: Mapping[str, Label], seeds: Sequence[int]) -> N
 
 def _refuse_gpu_without_one(configs: Mapping[str, DistillConfig], spec: ExperimentSpec) -> None:
     for label, config in configs.items():
-        if config.device.startswith("cuda") and not spec.resources.gpus:
+        kind, _, index = config.device.partition(":")
+        if kind == "cuda" and not spec.resources.gpus:
             raise InputError(
                 f"arm {label!r}: device {config.device} needs a GPU and a trial is given none: "
                 "set resources.gpus, or device to cpu."
+            )
+        if kind == "cuda" and index not in ("", "0"):
+            raise InputError(
+                f"arm {label!r}: device {config.device} is seen by no trial: each sees only the GPU that it "
+                "is given: set device to cuda, or leave it out."
             )
 
 
