@@ -13,7 +13,9 @@ import pytest
 
 from orchestrator import attempts
 from orchestrator.cli import main
-from tests.fakes import write_experiment
+from orchestrator.spec import spec_from
+from orchestrator.trials import make_plan
+from tests.fakes import experiment, write_experiment
 from tests.orchestrator.test_cli import lab_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,13 +66,12 @@ def test_whatever_prints_to_nobody_ends_so_without_a_traceback(
 
 
 def planned(place: Path) -> str:
-    """The folder of an experiment with one trial that crashed, and one that waits."""
-    cells = [
-        {"trial_id": f"flat{seed}", "arm": "flat", "seed": seed, "config_hash": "abc"} for seed in (0, 1)
-    ]
-    (place / "trials" / "flat0").mkdir(parents=True)
-    (place / "plan.json").write_text(json.dumps({"cells": cells}))
-    attempts.end(place / "trials" / "flat0", attempts.start(place / "trials" / "flat0", None), "crashed", "x")
+    """The folder of an experiment with one trial that crashed, and others that wait."""
+    plan = make_plan(spec_from(experiment(), "test"))
+    trial = place / "trials" / plan.cells[0].trial_id
+    trial.mkdir(parents=True)
+    (place / "plan.json").write_text(json.dumps(plan.to_dict()))
+    attempts.end(trial, attempts.start(trial, None), "crashed", "x")
     return str(place)
 
 

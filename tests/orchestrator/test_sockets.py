@@ -76,15 +76,19 @@ def test_where_no_place_is_short_enough_one_sentence_names_the_variable_and_the_
 
 PROGRAM = """
 import os, sys, tempfile
-from orchestrator import cli, launch
+from orchestrator import capacity, cli, driver, launch
 from tests.fakes import FAKE
 launch.Objective = lambda: FAKE
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-def count(jobs, real=launch.closing.close, **options):
-    ray = sys.modules.get("ray")
-    print("CPUS", ray.cluster_resources()["CPU"] if ray else None, tempfile.gettempdir())
+def close(jobs, real=launch.closing.close, **options):
+    print("SCRATCH", tempfile.gettempdir())
     real(jobs, **options)
-launch.closing.close = count
+launch.closing.close = close
+def ask(self, function, *arguments, real=driver.Driver.ask, **options):
+    if function.__name__ == "fit":
+        print("CPUS", *(place.resources["CPU"] for place in real(self, capacity.standing_nodes)))
+    return real(self, function, *arguments, **options)
+driver.Driver.ask = ask
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -104,4 +108,5 @@ def test_a_run_with_a_long_tmpdir_and_one_cpu_of_the_machine_has_one_slot_and_ke
 
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("sockets lie in") == 1
-    assert f"CPUS {None if address == 'serial' else 1.0} {environment['TMPDIR']}" in done.stdout
+    assert f"SCRATCH {environment['TMPDIR']}\n" in done.stdout
+    assert ("CPUS 1.0\n" in done.stdout) == (address == "local")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from orchestrator.trials import Cell, make_plan
 from orchestrator.workers import check_devices, placed
 from tests.fakes import experiment
 from trainables.config import DistillConfig, InputError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def cells(gpus: float = 0, **base: Any) -> list[Cell]:
@@ -54,24 +58,29 @@ def test_a_run_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def node_with_gpu() -> Iterator[None]:
-    """A node that says it has a GPU, whose torch finds none."""
-    import ray
-
-    from orchestrator.tuning import import_quietly
-
-    import_quietly()
-    ray.init(address="local", num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+PROGRAM = """
+import ray
+from orchestrator.spec import Resources
+from orchestrator.tuning import import_quietly
+from orchestrator.workers import check_devices
+from tests.orchestrator.test_workers import cells
+import_quietly()
+ray.init(address="local", num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False)
+ask = lambda function, *arguments: function(*arguments)
+check_devices(cells(device="cpu"), Resources(gpus=1), ask)
+try:
+    check_devices(cells(), Resources(gpus=0.5), ask)
+except ValueError as error:
+    print(error)
+"""
 
 
 @pytest.mark.ray
-def test_under_ray_a_worker_with_the_trials_resources_looks_for_it(node_with_gpu: None) -> None:
-    def ask(function: Any, *arguments: Any) -> Any:
-        return function(*arguments)
+def test_under_ray_a_worker_with_the_trials_resources_looks_for_it(place: Path) -> None:
+    """Of a node that says it has a GPU, and whose torch finds none."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
 
-    check_devices(cells(device="cpu"), Resources(gpus=1), ask)
-    with pytest.raises(InputError, match="arm 'flat': --device cuda: torch finds none on this machine"):
-        check_devices(cells(), Resources(gpus=0.5), ask)
+    assert done.stdout.startswith("arm 'flat': --device cuda: torch finds none on this machine")
