@@ -52,7 +52,7 @@ FAULTY = Objective(distill="tests.orchestrator.faults:distill")
 ARMS = {
     "flat": {"alignment_mode": "flat"},
     "structured": {"alignment_mode": "structured"},
-    "wild": {"alignment_mode": "flat", "lr": 1e30},
+    "wild": {"alignment_mode": "flat", "lr": 1e9},
 }
 SEEDS = [0, 1, 2]
 Curves = dict[str, list[dict[str, Any]]]
