@@ -31,7 +31,7 @@ def known_plan(folder: ResultsFolder, plan: Plan) -> KnownPlan | None:
     if folder.path.exists() and not folder.path.is_dir():
         raise InputError(f"{folder.path} is a file: {way_out}")
     if not folder.plan.exists():
-        if any(not path.name.startswith(".") for path in folder.path.glob("*")):
+        if any(path.suffix != ".part" for path in folder.path.glob("[!.]*")):
             raise InputError(f"{folder.path} holds files and no experiment: {way_out}")
         return None
     try:

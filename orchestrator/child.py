@@ -31,7 +31,6 @@ from analysis.sizes import size
 from orchestrator import fence, sockets, space
 from orchestrator.attempts import Outcome
 from orchestrator.trackers import Tracker
-from orchestrator.trial_files import read_result
 from orchestrator.watch import Watch, kernel_oom_kills
 from trainables.json_files import CorruptFile
 
@@ -179,8 +178,12 @@ def _death(exitcode: int | None, kernel_out_of_memory: bool) -> Outcome:
         )
     if -code == signal.SIGKILL and kernel_out_of_memory:
         return Outcome("oom", "the kernel ended its process: memory had run out", retry=True)
-    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
-    return Outcome("crashed", f"its process was killed by {name}", retry=True)
+    return Outcome("crashed", f"its process was killed by {signal_name(-code)}", retry=True)
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL and so on; a number where it has no name, as those of real time."""
+    return signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
 
 
 def environment_of(job: Job) -> dict[str, str | None]:
@@ -210,12 +213,16 @@ def _clean_start(environment: Mapping[str, str | None]) -> Iterator[None]:
     every child (Ray's worker, the kvtune command): a bare __main__ spares each trial that second.
     """
     before = {name: os.environ.get(name) for name in environment}
+    mask = signal.pthread_sigmask(
+        signal.SIG_BLOCK, [signal.SIGINT]
+    )  # or a forkserver that loads would say it
     _set_environment(environment)
     try:
         with bare_main():
             yield
     finally:
         _set_environment(before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _child(job: Job, environment: Mapping[str, str | None], sender: Connection) -> None:
@@ -258,7 +265,7 @@ def _run(job: Job, report: Callable[[Row], None]) -> Outcome:
     from trainables.trial_folder import TrialFolder
 
     with suppress(CorruptFile):
-        if (done := read_result(Path(job.folder), job.config_hash)) is not None:
+        if (done := TrialFolder(job.folder).read_result(job.config_hash)) is not None:
             return Outcome(done["status"], done.get("failure_reason"))  # by who held the folder until now
     if job.builtin is not None:
         os.environ["KVTUNE_CACHE"] = job.builtin

@@ -273,7 +273,12 @@ def _parse_and_run(arguments: list[str]) -> int:
         if stop.code in (0, None):
             return 0
         raise InputError(_in_one_line(complaint.getvalue())) from None
-    return call()
+    if arguments[:1] not in (["run"], ["report"]):
+        return call()
+    from orchestrator.closing import noting_signals
+
+    with noting_signals():  # while a report is written, too
+        return call()
 
 
 def _deferred(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:

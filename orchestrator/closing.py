@@ -84,8 +84,8 @@ def cancel(jobs: Sequence[Job]) -> None:
 
     A worker that outlives its trial's process by a moment would take that for a crash, and start it again.
     """
-    with suppress(OSError):  # close() tells what could not be written
-        for job in jobs:
+    for job in jobs:
+        with suppress(OSError):  # close() tells what could not be written
             _close(Path(job.folder), interrupted=True)
 
 

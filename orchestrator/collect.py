@@ -18,7 +18,6 @@ from typing_extensions import TypedDict
 from analysis.records import ResultsFolder
 from orchestrator import attempts
 from orchestrator.attempts import NO_WORD, RESULTS, Attempt
-from orchestrator.trial_files import read_config, read_result
 from trainables.json_files import LARGE, CorruptFile, Whole, read_object
 from trainables.record import Row
 from trainables.trial_folder import TrialFolder
@@ -160,12 +159,12 @@ def read_trial(path: Path, cell: Mapping[str, Any]) -> Trial:
     return Trial(
         cell=cell,
         attempts=read(lambda: attempts.known(path), []),
-        result=read(lambda: read_result(path, cell["config_hash"]), None),
+        result=read(lambda: files.read_result(cell["config_hash"]), None),
         rows=read(
             lambda: list({(row["step"], row["split"]): row for row in files.read_metrics()}.values()), []
         ),
         items=read(lambda: [(item["item_id"], item["correct"]) for item in files.read_items()], []),
-        config=read(lambda: read_config(path, cell["config_hash"]), {}),
+        config=read(lambda: files.config_of(cell["config_hash"]), {}),
         problem="; ".join(problems) or None,
     )
 
@@ -254,7 +253,9 @@ def _fitting(value: Any, kind: pa.DataType) -> Any:
     if kind == TEXT:
         return value if isinstance(value, str) else json.dumps(value)
     try:
-        return int(value) if kind == WHOLE else float(value) if kind == REAL else bool(value)
+        if kind == WHOLE:
+            return int(value) if abs(int(value)) < 2**63 else None
+        return float(value) if kind == REAL else bool(value)
     except (TypeError, ValueError, OverflowError):
         return None
 

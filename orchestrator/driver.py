@@ -17,12 +17,12 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from orchestrator.child import end_with_parent
+from orchestrator.child import end_with_parent, signal_name
 from orchestrator.closing import LEAVE_S, Ending
 from orchestrator.spec import Resources
 from orchestrator.tuning import LOCAL, connected, init
@@ -46,6 +46,8 @@ PROGRAM = (
     "from orchestrator.driver import main; main(int(sys.argv[1]))"
 )
 PROC = Path("/proc")
+ENDED, STOPPED = ("", "Z", "X"), ("T", "t")
+"""States of a process in /proc, the empty one where it is there no more."""
 Tell = Callable[[str], None]
 
 
@@ -60,7 +62,7 @@ class Driver:
         running = _running()
         self._address, self._tell, self._own = address, tell, address == LOCAL and running is None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # read when the process has ended
-        self._vital: dict[str, int] = {}
+        self._vital: dict[str, tuple[int, str | None]] = {}
         self._pipe, far = Pipe()
         with far:
             self._process = subprocess.Popen(
@@ -75,7 +77,7 @@ class Driver:
         """Wait until the process is connected to Ray; InputError where it cannot be."""
         with reaching(self._address):
             own = self._answer(lambda: False)
-        self._vital = {name: os.pidfd_open(pid) for name, pid in own.items()} if PROC.is_dir() else {}
+        self._vital = {name: (pid, _born(pid)) for name, pid in own.items()} if PROC.is_dir() else {}
 
     def ask(
         self, function: Callable[..., Any], *arguments: Any, over: Callable[[], bool] = lambda: False
@@ -111,8 +113,6 @@ class Driver:
 
     def close(self) -> None:
         """Give back what this process holds of it."""
-        for number in self._vital.values():
-            os.close(number)
         self._pipe.close()
         self._output.close()
 
@@ -150,16 +150,17 @@ class Driver:
             return "the process that drives Ray left it and does not end"
         if code == CUT_OFF:
             return "the node on which Ray is driven from here died"
-        how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        how = f"exit code {code}" if code >= 0 else signal_name(-code)
         why = "" if self._own else ", as it does where the cluster's head is gone"
         return f"the process that drives Ray ended by itself ({how}){why}"
 
     def _end(self, over: Callable[[], bool]) -> tuple[str, float] | None:
         """Why no answer may come any more, and the seconds that it is given yet."""
-        gone = wait(list(self._vital.values()), timeout=0) if self._vital else []
-        for name, number in self._vital.items():
-            if number in gone:
+        for name, (pid, born) in self._vital.items():
+            if _born(pid) != born:
                 return f"Ray's {name} on this machine died", GONE_S
+            if _state(pid) in STOPPED:
+                return f"Ray's {name} on this machine was stopped", GONE_S
         return ("Ray did not end after the last trial", LINGER_S) if over() else None
 
 
@@ -211,13 +212,26 @@ def _end_session(leader: int) -> None:
 
 def _session(leader: int) -> list[int]:
     """The processes of a session that have not ended yet."""
-    found = []
-    for path in PROC.glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-            if int(session) == leader and state not in "ZX":
-                found.append(int(path.parent.name))
-    return found
+    pids = (int(path.name) for path in PROC.glob("[0-9]*"))
+    return [pid for pid in pids if _stat(pid, 3) == str(leader) and _state(pid) not in ENDED]
+
+
+def _stat(pid: int, place: int) -> str:
+    """What /proc/PID/stat has at a place after the command; empty where the process is there no more."""
+    try:
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[place]
+    except OSError:
+        return ""
+
+
+def _state(pid: int) -> str:
+    """Running, stopped, a zombie: the kernel's letter."""
+    return _stat(pid, 0)
+
+
+def _born(pid: int) -> str | None:
+    """When a process started, by the kernel's clock, which tells it from a later one; None once it ended."""
+    return None if _state(pid) in ENDED else _stat(pid, 19)
 
 
 def main(number: int) -> None:

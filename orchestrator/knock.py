@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ ELSEWHERE = "kvtune run joins a cluster on one of its nodes, at HOST:6379 or aut
 
 def refusal(address: str, found: str) -> InputError:
     """One line on an address that is no way to a cluster, without passwords."""
-    return InputError(without_secrets(f"--address {address} {' '.join(found.split())}"))
+    place = re.sub(r"[^/\s]+@", "***@", address)
+    return InputError(without_secrets(f"--address {place} {' '.join(found.split())}"))
 
 
 def silent(address: str, error: Exception) -> InputError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.records import ResultsFolder
-from orchestrator import attempts, changes, closing, provenance, sockets, trackers
+from orchestrator import attempts, changes, closing, fence, provenance, sockets, trackers
 from orchestrator.attempts import RESULTS
 from orchestrator.checks import (
     SERIAL,
@@ -27,7 +27,7 @@ from orchestrator.checks import (
     results_folder,
 )
 from orchestrator.child import DISTILL, Job, Objective
-from orchestrator.collect import Trial, collect, read_trial, read_trials
+from orchestrator.collect import Trial, collect, read_trial
 from orchestrator.driver import Driver, Lost, driving, reaching
 from orchestrator.progress import Progress, Tell
 from orchestrator.shared import check_shared
@@ -131,7 +131,7 @@ def run(
                     _run_jobs(jobs, driver, plan, folder, console, tell)
                     ended.closing()
             _tell_complaints(jobs, console)
-            trials, lack = _close(jobs, folder, launch, interrupted=bool(ended))
+            trials, lack = _close(jobs, plan, folder, launch, interrupted=bool(ended))
         return Summary(
             folder=folder.path, trials=trials, started=len(jobs), interrupted=bool(ended), lack=lack
         )
@@ -150,11 +150,12 @@ def _tell_what_runs(missing: Sequence[Cell], plan: Plan, address: str, console: 
 
 
 def _write_plan(plan: Plan, folder: ResultsFolder, history: list[dict[str, Any]]) -> None:
-    folder.trials.mkdir(parents=True, exist_ok=True)
-    write_text(folder.experiment_yaml, plan.spec.to_yaml())
+    """plan.json first: by it the folder is known for this experiment's, wherever the writing ends."""
     write_text(
         folder.plan, json.dumps({**plan.to_dict(), "history": history}, indent=2, allow_nan=False) + "\n"
     )
+    write_text(folder.experiment_yaml, plan.spec.to_yaml())
+    folder.trials.mkdir(parents=True, exist_ok=True)
 
 
 def _teachers(
@@ -281,7 +282,7 @@ def _tell_complaints(jobs: Sequence[Job], console: Console) -> None:
 
 
 def _close(
-    jobs: Sequence[Job], folder: ResultsFolder, launch: dict[str, Any], *, interrupted: bool
+    jobs: Sequence[Job], plan: Plan, folder: ResultsFolder, launch: dict[str, Any], *, interrupted: bool
 ) -> tuple[list[Trial], str | None]:
     """The trials by their closed records, and why the tables could not be written, if they could not."""
     try:
@@ -292,7 +293,8 @@ def _close(
         lack = (
             f"the tables in {folder.path} could not be written ({error}): make room there, then run it again."
         )
-        return read_trials(folder), lack
+        cells = plan.to_dict()["cells"]
+        return [read_trial(folder.trials / cell["trial_id"], cell) for cell in cells], lack
     return trials, None
 
 
@@ -335,9 +337,13 @@ def _locked(folder: ResultsFolder) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"another run is at work in {folder.path}: wait for it, or end it.") from None
+        except OSError as error:
+            if error.errno not in fence.NO_LOCKS:
+                raise
         try:
             yield
         except (InputError, KeyboardInterrupt):
-            if new and [path.name for path in folder.path.iterdir()] == [".lock"]:
-                shutil.rmtree(folder.path)
+            with suppress(OSError):
+                if new and [path.name for path in folder.path.iterdir()] == [".lock"]:
+                    shutil.rmtree(folder.path)
             raise

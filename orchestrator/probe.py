@@ -14,7 +14,6 @@ from typing import Any
 
 from orchestrator.child import Job, Objective, run_in_child
 from orchestrator.spec import Resources
-from orchestrator.trial_files import read_result
 from orchestrator.trials import Cell
 from trainables.config import DistillConfig, InputError
 from trainables.record import Row
@@ -90,7 +89,7 @@ def probe(job: Job, eval_size: int) -> tuple[Cost, float]:
         config = {**job.config, "output_dir": str(place)}
         began = time.time()
         outcome = run_in_child(replace(job, folder=str(place), config=config), lambda row: None)
-        result = read_result(place, DistillConfig.from_dict(config).hash())
+        result = TrialFolder(place).read_result(DistillConfig.from_dict(config).hash())
         if outcome.status != "completed" or result is None:
             reason = outcome.reason or "it wrote no result"
             raise InputError(

@@ -23,7 +23,6 @@ from analysis.sizes import size
 from orchestrator import attempts, space
 from orchestrator.attempts import RESULTS
 from orchestrator.collect import read_plan
-from orchestrator.trial_files import read_config, read_result
 from trainables.config import InputError
 from trainables.json_files import CorruptFile
 from trainables.record import Row
@@ -114,7 +113,7 @@ class State:
 def state_of(path: Path, config_hash: str) -> State:
     """Where the trial in this folder stands."""
     try:
-        result = read_result(path, config_hash)
+        result = TrialFolder(path).read_result(config_hash)
     except CorruptFile:
         return State("crashed")
     if result is not None:
@@ -250,7 +249,7 @@ def _stamp(path: Path) -> tuple[Any, ...]:
 def _fraction(row: Row, path: Path, config_hash: str) -> float:
     """Of the trial's steps, as far as its config tells."""
     try:
-        config = read_config(path, config_hash)
+        config = TrialFolder(path).config_of(config_hash)
     except CorruptFile:
         return 0.0
     if config.get("max_steps"):
@@ -295,7 +294,8 @@ class Progress:
         self._thread.join()
         self._update()
         if self._live:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
     def _watch(self) -> None:
         pause = POLL_S
@@ -305,14 +305,15 @@ class Progress:
             pause = max(POLL_S, (time.monotonic() - began) / SHARE_OF_POLLS)
 
     def _update(self) -> None:
+        changed = self.board.look()
         try:
             if not self.unread:
-                self._show()
-        except BrokenPipeError:
+                self._show(changed)
+        except OSError:  # the reader has left, the terminal is closed, the disk full: the run goes on
             self.unread = True
 
-    def _show(self) -> None:
-        for cell, before, now in self.board.look():
+    def _show(self, changed: Sequence[tuple[Mapping[str, Any], State, State]]) -> None:
+        for cell, before, now in changed:
             if now.status != before.status:
                 self._tell_change(cell, now)
         if not self._told_lack and (lack := self.board.lack()):

@@ -286,9 +286,9 @@ def parse_seeds(text: str) -> list[int]:
         if not match:
             raise InputError(f"seeds are written 0-9 or 0,3,5, got {short(text)}.")
         first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last - first >= MAX_SEEDS:
+        if last < first or len(seeds) + last - first >= MAX_SEEDS:
             raise InputError(
-                f"seeds {short(part.strip())}: the range must rise and hold at most {MAX_SEEDS} seeds."
+                f"seeds {short(part.strip())}: a range must rise, and all hold at most {MAX_SEEDS} seeds."
             )
         seeds.extend(range(first, last + 1))
     return seeds

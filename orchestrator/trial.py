@@ -13,9 +13,9 @@ from orchestrator.attempts import RESULTS, Outcome
 from orchestrator.child import Job, Row, run_in_child
 from orchestrator.shared import require_here
 from orchestrator.trackers import Tracking
-from orchestrator.trial_files import read_result
 from orchestrator.watch import SUPERSEDED
 from trainables.json_files import CorruptFile
+from trainables.trial_folder import TrialFolder
 
 REPORT_EVERY_S = 0.5
 """Seconds between two reports to Tune, which costs milliseconds each; the trial's own file has every row."""
@@ -106,7 +106,7 @@ def run_cell(config: Mapping[str, Any]) -> None:
 def _recorded(job: Job) -> Outcome:
     """The outcome that result.json records; worth trying (again) where it records none."""
     try:
-        result = read_result(Path(job.folder), job.config_hash)
+        result = TrialFolder(job.folder).read_result(job.config_hash)
     except CorruptFile as error:
         return Outcome("crashed", error.brief, retry=True)
     if result is None:

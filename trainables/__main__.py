@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -43,12 +44,14 @@ def _train(config: DistillConfig) -> int:
     folder = TrialFolder(config.output_dir)
     folder.check(config)
     try:
-        ended = folder.read_result()
+        ended = folder.read_result(config.hash())
     except CorruptFile as error:
+        config = replace(config, output_dir=str(folder.path.absolute()))  # the current folder may be moved
+        folder = TrialFolder(config.output_dir)
         print(f"{error.brief}: set aside in {set_aside(folder.path)}, and trained afresh")
         ended = None
     if ended is not None:
-        done = f"{ended['status']} at step {ended['completed_steps']}"
+        done = f"{ended['status']} at step {ended.get('completed_steps')}"
         print(f"{config.output_dir} holds this trial already, {done}.")
         return 0 if ended["status"] == "completed" else 1
     from trainables.device import present_device

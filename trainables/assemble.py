@@ -36,8 +36,6 @@ from trainables.tokenizers import load_tokenizer, same_tokenizer
 
 CALIBRATION_ROWS = 256
 """First training rows on which targets are standardised, the same in every arm and seed."""
-CALIBRATION_BATCH = 8
-"""Of them, read at a time: few, whatever the batch of training, so that a large teacher fits."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def _distillation(
 
 def calibration(train: Rows, device: torch.device) -> Iterator[Batch]:
     """The rows on which targets are standardised, as the teacher reads them: always in the same batches."""
-    return train.taught_in_batches(range(min(CALIBRATION_ROWS, len(train))), CALIBRATION_BATCH, device)
+    return train.taught_in_batches(range(min(CALIBRATION_ROWS, len(train))), device)
 
 
 def _aligner(config: DistillConfig, student: CacheShape, teacher: CacheShape) -> nn.Module:

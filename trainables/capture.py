@@ -53,6 +53,11 @@ def family_of(config: Any, flag: str) -> Family:
             f"{flag} is a {kind!r} model, which has no adapter here: take a model of one of the families "
             f"{', '.join(sorted(FAMILIES))}, or add a line to FAMILIES in trainables/capture.py."
         )
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise InputError(
+            f"{flag} is a {kind!r} model whose attention slides over a window, without a mask for it here: "
+            "take a model with full attention in every layer (use_sliding_window: false)."
+        )
     return FAMILIES[kind]
 
 

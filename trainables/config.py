@@ -177,6 +177,9 @@ class DistillConfig:
     """CPU threads of torch; what the machine or Ray gives when left out."""
 
     def __post_init__(self) -> None:
+        for name, value in self.to_dict().items():
+            if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+                raise InputError(f"--{name} {value!r} holds bytes that are not UTF-8: rename it.")
         for name, kind in LITERALS.items():
             value = getattr(self, name)
             if value is not None and value not in get_args(kind):

@@ -27,7 +27,7 @@ from trainables.tokenizers import Encoded
 CACHE_SAMPLES = 1024
 """Positions (rows x chain or latent positions) on which caches are compared; unbiased CKA wants over 500."""
 SLACK = 8
-"""Tokens that a student may write beyond the longest right answer of its batch."""
+"""Tokens that a student may write beyond the longest right answer of all held-out rows."""
 RIDGE = 1e-3
 """The probe's penalty, relative to the mean eigenvalue of the features' covariance."""
 
@@ -57,6 +57,7 @@ def evaluate(
     predictions: list[Prediction] = []
     caches: list[KVCache] = []
     compared, size = compared_rows(rows, distillation.config), distillation.config.eval_batch_size
+    limit = max(_to_write(row, distillation) for row in rows.student) + SLACK
     for start in range(0, len(rows), size):
         index = range(start, min(start + size, len(rows)))
         batch, _ = rows.batch(index, distillation.layers.device)
@@ -65,7 +66,6 @@ def evaluate(
         tokens += int(work.tokens.sum())
         if start < len(compared):
             caches.append(work.cache.rows(torch.arange(min(size, len(compared) - start))))
-        limit = max(_to_write(rows.student[i], distillation) for i in index) + SLACK
         written = _write(distillation, batch, vocabulary.eos_token_id, limit)
         for i, ids in zip(index, written, strict=True):
             said = parse_answer(vocabulary.decode(ids), distillation.config.dataset)
@@ -104,6 +104,7 @@ def compared_rows(rows: Rows, config: DistillConfig) -> range:
 def compare_caches(distillation: Distillation, rows: Rows, mine: KVCache) -> dict[str, float]:
     """CKA, ridge probe and the state of the KV loss's target, by the student's cache of compared_rows."""
     shown = distillation.show(rows, compared_rows(rows, distillation.config))
+    mine = mine.resized(shown.chain.keys.shape[3])  # its batches held rows that are not compared, too
     _, target = distillation.compared(mine, shown.lesson)
     cka: dict[str, float] = {}
     r2: dict[str, float] = {}

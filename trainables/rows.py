@@ -13,6 +13,10 @@ from trainables.examples import Example
 from trainables.teacher import Lesson
 from trainables.tokenizers import Encoded, encode
 
+AT_A_TIME = 8
+"""Rows that a teacher reads at a time for statistics: few, whatever the batch of training or evaluation, so
+that a large teacher fits, and that what it says follows from the rows alone."""
+
 
 class Lessons(Protocol):
     """Where lessons of training rows are had from, if they are there."""
@@ -49,10 +53,10 @@ class Rows:
             return mine, lesson
         return mine, mine if self.teacher is self.student else self.taught(index, device)
 
-    def taught_in_batches(self, index: Sequence[int], size: int, device: torch.device) -> Iterator[Batch]:
-        """The rows `index` as the teacher reads them, at most `size` at a time."""
-        for start in range(0, len(index), size):
-            yield self.taught(index[start : start + size], device)
+    def taught_in_batches(self, index: Sequence[int], device: torch.device) -> Iterator[Batch]:
+        """The rows `index` as the teacher reads them, always in the same small batches."""
+        for start in range(0, len(index), AT_A_TIME):
+            yield self.taught(index[start : start + AT_A_TIME], device)
 
     def taught(self, index: Sequence[int], device: torch.device) -> Batch:
         """The rows `index` as the teacher reads them."""

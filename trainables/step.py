@@ -203,7 +203,7 @@ class Distillation(nn.Module):
         """What held-out rows' caches are compared with; a frozen teacher is asked about them once."""
         key = encoded_hash([rows.teacher[i] for i in index])
         if self._shown is None or self._shown.rows != key or self.is_self:
-            batches = rows.taught_in_batches(index, self.config.eval_batch_size, self.layers.device)
+            batches = rows.taught_in_batches(index, self.layers.device)
             self._shown = Shown.of(self.teacher, batches, key, self.config, self.layers)
         return self._shown
 

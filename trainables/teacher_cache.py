@@ -49,8 +49,8 @@ COMMON = "common"
 ABANDONED_S = 86_400
 """Age of an unfinished file whose writer must be dead."""
 SOURCES = (
-    "device.py", "kv_cache.py", "batches.py", "capture.py", "reading.py", "losses.py", "teacher.py",
-    "teacher_cache.py", "teaching.py", "aligners/resample.py", "compressors/*.py",
+    "device.py", "kv_cache.py", "batches.py", "rows.py", "capture.py", "reading.py", "losses.py",
+    "teacher.py", "teacher_cache.py", "teaching.py", "aligners/resample.py", "compressors/*.py",
 )  # fmt: skip
 """The code that a lesson follows from: after an edit of it no older cache is believed."""
 

@@ -133,7 +133,7 @@ class Teaching:
         yardstick = Yardstick.fit(
             self.teacher, calibration(self.train, self.device), self.config, self.layers
         )
-        batches = self.held_out.taught_in_batches(self.shown_index, self.config.eval_batch_size, self.device)
+        batches = self.held_out.taught_in_batches(self.shown_index, self.device)
         shown = Shown.of(self.teacher, batches, self.recipe.held_out, self.config, self.layers)
         shape = self.teacher.shape
         about = {

@@ -78,6 +78,13 @@ class TrialFolder:
         except FileNotFoundError:
             return {}
 
+    def config_of(self, config_hash: str) -> dict[str, Any]:
+        """config.json, empty where there is none. Raises CorruptFile where it means another trial."""
+        config = self.read_config()
+        if config and hash_of(config) != config_hash:
+            raise CorruptFile(self.config, f"is of configuration {hash_of(config)!r}, not {config_hash!r}")
+        return config
+
     def sweep(self) -> None:
         """Delete what a killed process left half written."""
         for path in self.path.glob(f"{UNFINISHED}*"):
@@ -173,11 +180,8 @@ class TrialFolder:
 
         The last checkpoint is written before the last evaluation, every other one after its step's.
         """
-        rows = [
-            row
-            for row in self.read_metrics()
-            if row["step"] <= step and (row["step"], row["split"]) != (last, "eval")
-        ]
+        kept = self.read_metrics() if step else iter(())  # from the start whatever stands there goes
+        rows = [r for r in kept if r["step"] <= step and (r["step"], r["split"]) != (last, "eval")]
         write_text(self.metrics, "".join(_line(row) for row in rows))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
@@ -197,16 +201,21 @@ class TrialFolder:
         sealed = {**plain, "record": {**sums, self.result.name: {"sha256": digest(plain)}}}
         write_text(self.result, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
 
-    def read_result(self) -> dict[str, Any] | None:
-        """The result without its seal, or None where the trial has not ended.
+    def read_result(self, config_hash: str) -> dict[str, Any] | None:
+        """The result of the trial without its seal, or None where it has not ended.
 
-        Raises CorruptFile for the first file of the record that is not as it was written. Version 0.1 sealed
-        nothing: of its trials only the last row must be there and whole.
+        Raises CorruptFile for the first file of the record that is not as it was written, or of another
+        configuration. Version 0.1 sealed nothing: of its trials only the last row must be there and whole.
         """
         try:
             result = read_object(self.result, RESULT)
         except FileNotFoundError:
             return None
+        if result["config_hash"] != config_hash:
+            told = result["config_hash"]
+            raise CorruptFile(self.result, f"is of configuration {told!r}, not {config_hash!r}")
+        if not self.config_of(config_hash):
+            raise CorruptFile(self.config, "is gone, and the trial has a result")
         sums = result.pop("record", None)
         if sums is None:
             refuse_open(self.metrics)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +201,44 @@ def test_a_folder_with_other_files_is_refused(place: Path) -> None:
 
     with pytest.raises(InputError, match="holds files and no experiment"):
         run_serially(place)
+
+
+def test_a_plan_that_a_full_storage_or_a_kill_cut_short_is_made_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        (place / "fake" / "plan.json.part").write_text("{")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.launch.write_text", full)
+        with pytest.raises(InputError, match="No space left on device"):
+            run_serially(place)
+
+    assert run_serially(place).exit_code == 0
+
+
+def test_a_storage_without_locks_and_a_folder_that_is_deleted_meanwhile_are_no_tracebacks(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("orchestrator.launch.fcntl.flock", no_locks)
+    assert run_serially(place).exit_code == 0
+
+    real = launch.closing.close
+
+    def deleted(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        shutil.rmtree(place / "fake")
+
+    monkeypatch.setattr("orchestrator.launch.closing.close", deleted)
+    summary = run_serially(place, seeds=[5])
+
+    assert summary.exit_code == 1
+    assert {trial.status for trial in summary.trials} == {"not_run"}
+    assert "could not be written" in str(summary.lack)
 
 
 def test_a_preflight_that_fails_starts_nothing_and_names_the_arm(place: Path) -> None:

@@ -50,6 +50,7 @@ REFUSED = [
     ("seeds=[1.5]", ["seeds", "integer"]),
     ("seeds=3-1", ["seeds", "'3-1'"]),
     ("seeds=many", ["seeds", "'many'"]),
+    ("seeds='" + ",".join(["0-9999"] * 9) + "'", ["seeds", "'0-9999'", "10000"]),
     ("analysis.baseline=flta", ["baseline", "Did you mean 'flat'?"]),
     ("analysis.baselin=flat", ["analysis", "Did you mean 'baseline'?"]),
     ("analysis.primary=kv_loss", ["primary", "'kv_loss'", "eval_ce"]),

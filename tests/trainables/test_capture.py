@@ -82,6 +82,14 @@ def test_the_cache_shape_counts_key_value_heads_and_a_free_head_dim() -> None:
     assert cache_shape(CONFIGS["gpt2"]) == CacheShape(2, 4, 6)
 
 
+def test_attention_that_slides_over_a_window_is_refused_by_name() -> None:
+    sliding = Qwen2Config(use_sliding_window=True, sliding_window=4, max_window_layers=1, num_hidden_layers=2)
+
+    with pytest.raises(InputError, match="--model_name is a 'qwen2' model whose attention slides"):
+        family_of(sliding, "--model_name")
+    assert family_of(Qwen2Config(num_hidden_layers=2), "--model_name")
+
+
 def test_a_family_without_an_adapter_is_refused_by_name() -> None:
     class Mamba:
         model_type = "mamba"

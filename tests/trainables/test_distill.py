@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged_with_its_step(
     result = train(short(tmp_path))
 
     assert (result["status"], result["first_nonfinite_step"], result["completed_steps"]) == ("diverged", 4, 3)
-    assert TrialFolder(tmp_path).read_result() == result
+    assert TrialFolder(tmp_path).read_result(result["config_hash"]) == result
     assert '"loss": "NaN"' in (tmp_path / "metrics.jsonl").read_text()
     assert max(row["step"] for row in TrialFolder(tmp_path).read_metrics()) == 4
 
@@ -248,6 +248,30 @@ def test_a_config_that_cannot_be_read_is_one_line_of_kvtune_train(
     (line,) = capsys.readouterr().err.splitlines()
     assert "config.json cannot be read" in line
     assert "choose another folder, or delete this one" in line
+
+
+@pytest.mark.parametrize("told", [None, "{}", '{"config_hash": "other"}'])
+def test_kvtune_train_takes_no_other_trial_for_this_one(
+    tmp_path: Path, told: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder whose config is gone or empty, or that holds another's result; given as the current one."""
+    here = tmp_path / "trial"
+    config = short(here)
+    train(config)
+    if told is None:
+        (here / "config.json").unlink()
+    elif "hash" in told:
+        (here / "result.json").write_text('{"status": "completed", "config_hash": "other"}')
+    else:
+        (here / "config.json").write_text(told)
+    monkeypatch.chdir(here)
+    words = [f"--{name}={value}" for name, value in config.to_dict().items() if value is not None]
+
+    assert main([*words, "--output_dir=."]) == 0
+
+    assert "trained afresh" in capsys.readouterr().out
+    assert TrialFolder(here).read_result(config.hash())
+    assert (tmp_path / "trial.corrupt-1").is_dir()
 
 
 def test_no_trial_goes_on_from_rows_that_changed(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ragged import ragged_fields
 from tests.trainables.conftest import small
-from trainables.assemble import Trial
+from trainables.assemble import Trial, assemble
 from trainables.batches import collate
 from trainables.builtin_teacher import Schooling, load_builtin_teacher, solve_rate
 from trainables.data import load_examples
@@ -75,6 +78,32 @@ def test_evaluation_is_the_same_in_batches_of_any_size(trial_of: Callable[..., T
     assert whole["target_rms"] == pytest.approx(parts["target_rms"], rel=1e-6)
     assert [p.prediction for p in said] == [p.prediction for p in said_in_parts]
     assert len({p.item_id for p in said}) == 32
+
+
+@pytest.mark.parametrize("method", ["rkv", "full", "random"])
+@pytest.mark.parametrize("student", ["latent", "same_sequence"])
+def test_rows_of_many_lengths_are_evaluated_alike_in_batches_of_any_size(
+    tmp_path: Path, student: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the longest chain is that of a row whose cache is not compared."""
+    monkeypatch.setattr("trainables.evaluate.CACHE_SAMPLES", 1)
+    fields = {**ragged_fields(tmp_path), "eval_size": 12, "student": student, "kv_method": method}
+
+    def found(size: int) -> tuple[dict[str, float], list[str | None]]:
+        trial = assemble(small(**fields, eval_batch_size=size))
+        rows = trial.held_out
+        order = sorted(range(len(rows)), key=lambda row: len(rows.student[row].chain))
+        examples, mine = ([side[i] for i in order] for side in (rows.examples, rows.student))
+        rows = replace(rows, examples=examples, student=mine, teacher=mine)
+        metrics, said = evaluate(trial.distillation, rows, trial.vocabulary)
+        return metrics, [prediction.prediction for prediction in said]
+
+    whole, said = found(128)
+    assert len(said) > 4
+    for size in (1, 5):
+        parts, said_in_parts = found(size)
+        assert said_in_parts == said
+        assert parts == pytest.approx(whole, rel=1e-3, abs=1e-4)
 
 
 def test_eval_ce_is_nats_per_token_of_chain_and_answer(trial_of: Callable[..., Trial]) -> None:
