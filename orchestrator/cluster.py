@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import logging
 import os
@@ -11,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from orchestrator import knock
 from orchestrator.auth import DEFAULT_ADDRESS, TUNNEL, check_address, find_token, missing, refused
-from orchestrator.knock import greet, heard, speaks_grpc
 from orchestrator.tuning import import_quietly
 from trainables.config import InputError
 
@@ -112,15 +113,23 @@ def _knock(address: str) -> None:
     url = urlsplit(address)
     try:
         port = url.port or (443 if url.scheme == "https" else 80)
-        said = greet(str(url.hostname), port)
+        said = knock.greet(str(url.hostname), port)
     except OSError as error:
         raise _silent(address, error) from None
-    if url.scheme == "http" and not said.startswith(b"HTTP/"):
-        found = "one of Ray's own ports" if speaks_grpc(said) else heard(said)
+    if url.scheme != "http":
+        return
+    if not said.startswith(b"HTTP/"):
+        found = "one of Ray's own ports" if knock.speaks_grpc(said) else knock.heard(said)
         raise InputError(
             f"--address {address} is no dashboard ({found}): it is the head's port 8265, through a tunnel "
             f"({TUNNEL}; docs/cluster.md, Ports)."
         )
+    try:  # Ray's client would wait for an answer for ever
+        connection = http.client.HTTPConnection(str(url.hostname), port, timeout=knock.KNOCK_S)
+        connection.request("GET", "/api/version")
+        connection.getresponse().close()
+    except (OSError, http.client.HTTPException) as error:
+        raise _silent(address, error) from None
 
 
 def _silent(address: str, error: Exception) -> InputError:

@@ -57,6 +57,11 @@ def dashboard(request: bytes) -> bytes:
     return b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"ray_version": "2.60.0"}'
 
 
+def hanging(sent: bytes) -> bytes | None:
+    """A dashboard whose head does nothing any more."""
+    return b"HTTP/1.1 400 Bad Request\r\n\r\n" if sent.startswith(b"PRI") else None
+
+
 @pytest.mark.parametrize(
     ("command", "answer", "host", "said"),
     [
@@ -68,6 +73,7 @@ def dashboard(request: bytes) -> bytes:
         ("run", dashboard, "::1", "is the dashboard: use kvtune submit --address http://[::1]:PORT;"),
         ("plan", dashboard, "127.0.0.1", "is the dashboard: use kvtune submit"),
         ("submit", lambda sent: None, "127.0.0.1", "is no dashboard (silence for 0.2 s): it is the head's"),
+        ("submit", hanging, "127.0.0.1", "does not answer (timed out): is the cluster up"),
         ("submit", lambda sent: knock.SETTINGS, "127.0.0.1", "is no dashboard (one of Ray's own ports)"),
     ],
 )  # fmt: skip
