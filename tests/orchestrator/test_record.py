@@ -115,7 +115,7 @@ STRIKES: dict[str, tuple[Strike, str]] = {
         edited("result.json", lambda text: text.replace(b'"tokens_seen": 40', b'"tokens_seen": 41')),
         "result.json is not as the trial wrote it (SHA-256)",
     ),
-    "result of another trial": (of_another_trial, "metrics.jsonl is not as the trial wrote it"),
+    "result of another trial": (of_another_trial, "result.json is of configuration"),
 }
 
 
