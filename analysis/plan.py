@@ -99,6 +99,22 @@ class Earlier:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What is known of runs that kvtune did not make (`kvtune report --from`)."""
+
+    source: str
+    """csv, tensorboard, wandb-export, ray, ..."""
+    runs: int
+    """Runs that were read."""
+    ignored: tuple[str, ...]
+    """Names of runs that the mapping matches to no arm or seed, and says to ignore."""
+    planned: bool
+    """Whether the grid was told (Ray's experiment state, `seeds` of the mapping) and not just found."""
+    remarks: tuple[str, ...]
+    """What a reader should know of how the records were read: a sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """plan.json. A cell is one (arm, seed); everything downstream is built from the cells outwards."""
 
@@ -126,6 +142,14 @@ class Plan:
     """Oldest first."""
     smoothing: int = 1
     """Points of the running mean that learning curves are drawn with; 1: none. No number is read from it."""
+    imported: Imported | None = None
+    """None for experiments that kvtune ran."""
+    seed_names: Mapping[int, str] = field(default_factory=dict)
+    """Imported blocks: a seed's number here -> what it is called there ("rte/3"); see seed_name."""
+
+    def seed_name(self, seed: int) -> str:
+        """What a block is called: its seed, or for imported runs its own name."""
+        return self.seed_names.get(int(seed), str(seed))
 
     def seed_offset(self, arm: str) -> int:
         """What the arm's trials add to their block's seed; 0 but for an A/A over other seeds."""
@@ -205,6 +229,18 @@ def _parse(raw: Mapping[str, Any]) -> Plan:
         },
         history=tuple(_parse_earlier(entry) for entry in raw.get("history") or ()),
         smoothing=max(1, int(analysis.get("smoothing") or 1)),
+        imported=None if (told := raw.get("imported")) is None else _parse_imported(told),
+        seed_names={int(seed): str(name) for seed, name in (raw.get("seed_names") or {}).items()},
+    )
+
+
+def _parse_imported(raw: Mapping[str, Any]) -> Imported:
+    return Imported(
+        source=str(raw["source"]),
+        runs=int(raw["runs"]),
+        ignored=tuple(map(str, raw.get("ignored") or ())),
+        planned=bool(raw.get("planned")),
+        remarks=tuple(map(str, raw.get("remarks") or ())),
     )
 
 
