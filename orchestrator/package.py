@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from analysis.sizes import size
+from orchestrator.fields import PATHS
 from orchestrator.provenance import ROOMS, SOURCE
 from orchestrator.spec import ExperimentSpec, spec_from
-from orchestrator.trials import PATHS
 from trainables.config import DIGESTS, InputError
 from trainables.trial_folder import sha256_of
 

@@ -6,173 +6,52 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from reprlib import repr as short
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
-from analysis.names import QUANTITIES, Reading, reading_of
-from analysis.plan import ResultsError
 from analysis.sizes import size
+from orchestrator.fields import mistakes_of
+from orchestrator.sections import MAX_SEEDS, Section
+from orchestrator.sections import Analysis as Analysis
+from orchestrator.sections import Resources as Resources
 from orchestrator.trackers import TRACKERS, Tracker
+from orchestrator.wording import FORMS, HOMES, TRIAL, all_in_words
 from orchestrator.yaml_text import parse
-from trainables.config import InputError, unknown
+from trainables.config import InputError, Mistakes, mistakes_in, unknown
 
-MAX_SEEDS = 10_000
 MAX_SEED = 2**31 - 1
 MAX_TRIALS = 100_000
-MOST_ENDPOINTS = 100
-"""Secondary endpoints; each is a table row, and all are corrected together."""
-Effect = Annotated[float, Field(ge=1e-9, le=1e9)]
-"""A size in some endpoint's unit: nats, fractions, or steps and tokens."""
 LARGEST_FILE = 1_000_000
 """Bytes of an experiment file; what is larger is something else, or never ends."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SPAN = re.compile(r"[\[(]?(\d{1,9}) ?(?:\.{2,3}|:|to|\u2013|\u2014|\u2212|~) ?(\d{1,9})[\])]?", re.ASCII)
+"""A range of seeds in another spelling: 0..9, 0:9, 0 to 9, or with a long dash."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Resources(_Section):
-    """What one trial is given, and how often it may fail."""
-
-    cpus: int = Field(default=1, ge=1, le=4096)
-    """Logical CPUs, and so threads of torch."""
-    gpus: float = 0
-    """GPUs: 0, 1, or a fraction from 0.01 that shares one between trials; no trial can use a second."""
-    memory_gib: float | None = Field(default=None, ge=0.1, le=65536)
-    """Main memory that Ray sets aside for a trial, and beyond which its process is ended as oom."""
-    time_limit_s: float | None = Field(default=None, ge=0.1, le=31_536_000)
-    """Seconds that one attempt may take before it is ended as timeout; a trial that hangs is not told from a
-    slow one, so choose it well above the slowest."""
-    max_failures: int = Field(default=2, ge=0, le=100)
-    """Further attempts after a crash, a timeout, or memory that ran out, each from the newest checkpoint. A
-    diverged trial is a result and never tried again; one beyond its own memory_gib only by another launch. A
-    node that Ray calls preempted costs none of them."""
-
-    @field_validator("gpus")
-    @classmethod
-    def _one_or_part_of_one(cls, value: float) -> float:
-        """Ray knows no fraction below 0.0001, and no GPU holds more than some tens of trials."""
-        if value and not 0.01 <= value <= 1:
-            raise InputError(
-                f"a trial uses 0 GPUs, 1, or a fraction of one from 0.01, got {value:g}: no trial can use a "
-                "second GPU, and other trials of the run take the others."
-            )
-        return value
-
-
-class Analysis(_Section):
-    """The comparison, fixed before any trial runs."""
-
-    baseline: str
-    """The arm that every other arm is compared with."""
-    primary: str = "eval_ce"
-    """The endpoint of the verdict."""
-    at: Literal["final", "last_k_mean", "auc"] = "final"
-    """Which number of a trial's curve: the last, the mean of the last k evaluations, the area under it."""
-    k: int = Field(default=3, ge=1, le=9999)
-    """Evaluations in last_k_mean."""
-    direction: Literal["min", "max"] | None = None
-    """Whether lower or higher is better; known for every endpoint, so it may be left out."""
-    margin: Effect | None = None
-    """Non-inferiority margin in the endpoint's unit; without one there is no such verdict."""
-    sesoi: Effect | None = None
-    """Smallest effect of interest in the endpoint's unit, for planning."""
-    secondary: list[str] = Field(default=[], max_length=MOST_ENDPOINTS)
-    """Further endpoints, corrected together: eval_accuracy, eval_ce@auc, eval_ce@last_5_mean, steps_to_90."""
-    alpha: float = Field(default=0.05, ge=1e-6, lt=1)
-    """Two-sided level of the primary test."""
-    mode: Literal["ab", "aa"] = "ab"
-    """ab: arms that differ. aa: one configuration against itself, which must claim nothing."""
-    looks: list[Annotated[int, Field(le=MAX_SEEDS)]] | None = Field(default=None, max_length=MAX_SEEDS)
-    """Numbers of pairs at which the data are looked at; once, at the end, when left out."""
-    smoothing: int = Field(default=1, ge=1, le=9999)
-    """Points of the running mean that learning curves are drawn with; 1: none. No number is read from it."""
-
-    @model_validator(mode="after")
-    def _known_endpoints(self) -> Analysis:
-        if self.primary not in QUANTITIES:
-            raise unknown("primary endpoint", self.primary, QUANTITIES)
-        self._check_secondary()
-        better = QUANTITIES[self.primary].direction
-        if self.direction not in (None, better):
-            raise InputError(
-                f"direction of {self.primary} is {better}, got {self.direction}: leave it out, or correct it."
-            )
-        looks = self.looks
-        if looks is not None and (not looks or looks[0] < 1 or sorted(set(looks)) != looks):
-            raise InputError(
-                f"looks are numbers of pairs that rise, such as [6, 12], got {short(looks)}: "
-                "correct them, or leave them out to look once, at the end."
-            )
-        return self
-
-    def _check_secondary(self) -> None:
-        """Known names, and no question asked twice."""
-        asked = {self._asked(Reading(self.primary)): "the primary endpoint"}
-        for name in self.secondary:
-            try:
-                reading = reading_of(name, kind="secondary endpoint")
-            except ResultsError as error:
-                raise InputError(str(error)) from None
-            same = asked.setdefault(self._asked(reading), name)
-            if same != name or self.secondary.count(name) > 1:
-                raise InputError(
-                    f"secondary endpoint {name!r} asks the same as {same}: leave one of them out."
-                )
-
-    def _asked(self, reading: Reading) -> Reading:
-        """The reading with nothing left to the plan."""
-        at = reading.at or self.at
-        return reading._replace(at=at, k=(reading.k or self.k) if at == "last_k_mean" else None)
-
-    def to_plan(self) -> dict[str, Any]:
-        """The analysis section of plan.json."""
-        primary = {
-            "metric": self.primary,
-            "split": "eval",
-            "at": self.at,
-            "k": self.k,
-            "direction": QUANTITIES[self.primary].direction,
-            "margin": self.margin,
-            "sesoi": self.sesoi,
-        }
-        return {
-            "baseline": self.baseline,
-            "primary": primary,
-            "secondary": list(self.secondary),
-            "alpha": self.alpha,
-            "mode": self.mode,
-            "looks": self.looks,
-            # Left out where there is none, so that earlier plans keep their hash.
-            **({"smoothing": self.smoothing} if self.smoothing > 1 else {}),
-        }
-
-
-class ExperimentSpec(_Section):
+class ExperimentSpec(Section):
     """An experiment: arms, crossed with the grid's axes and the seeds, and how they are compared."""
 
     name: str
     """The experiment's folder under the storage."""
-    base: dict[str, Any] = {}
+    base: dict[str, Any] = Field(default={})
     """DistillConfig fields that all arms share."""
     arms: dict[str, dict[str, Any]] = Field(min_length=2)
     """What each arm changes in the base; with analysis.mode aa it may take other seeds by a seed_offset."""
-    grid: dict[str, list[Any]] = {}
+    grid: dict[str, list[Any]] = Field(default={})
     """Further axes: a DistillConfig field and its values, crossed with the arms."""
     seeds: list[int] = Field(min_length=1, max_length=MAX_SEEDS)
     """The blocks of the paired comparison."""
     analysis: Analysis
     resources: Resources = Resources()
     teacher_cache: Literal["auto", "off"] | float = "auto"
-    """What one launch may write of the frozen teacher's lessons, which all trials read: auto, off or GiB."""
-    trackers: list[Tracker] = ["tensorboard"]
+    """What one launch may write of the frozen teacher's cache, which all trials read: auto, off or GiB."""
+    trackers: list[Tracker] = Field(default=["tensorboard"])
     """Where curves are shown beside the report, for people: tensorboard, mlflow, wandb; [] for nowhere."""
 
     @field_validator("teacher_cache", mode="before")
@@ -188,54 +67,42 @@ class ExperimentSpec(_Section):
     @field_validator("trackers", mode="before")
     @classmethod
     def _known_trackers(cls, value: Any) -> Any:
-        for number, name in enumerate(value if isinstance(value, list) else ()):
-            if name not in TRACKERS:
-                raise unknown("tracker", short(name), TRACKERS)
-            if name in value[:number]:
-                raise InputError(f"{name} is listed twice: name each tracker once.")
+        listed = value if isinstance(value, list) else []
+        found = [str(unknown("tracker", short(name), TRACKERS)) for name in listed if name not in TRACKERS]
+        if found := found or [
+            f"{name} is listed twice: name each tracker once."
+            for number, name in enumerate(listed)
+            if name in listed[:number]
+        ]:
+            raise Mistakes(found)
         return value
 
     @field_validator("seeds", mode="before")
     @classmethod
-    def _seeds_as_text(cls, value: Any) -> Any:
-        return parse_seeds(value) if isinstance(value, str) else value
+    def _seeds_as_written(cls, value: Any) -> Any:
+        return read_seeds(value)
 
-    @model_validator(mode="after")
-    def _names_and_baseline(self) -> ExperimentSpec:
-        for kind, name in [("experiment", self.name), *(("arm", arm) for arm in self.arms)]:
-            if not NAME.fullmatch(name):
-                raise InputError(
-                    f"the {kind} name {short(name)} cannot name a folder: "
-                    f"use up to 64 letters, digits, '.', '_' or '-', the first a letter or digit."
-                )
-        if self.analysis.baseline not in self.arms:
-            raise unknown("analysis.baseline: arm", self.analysis.baseline, self.arms)
-        repeated = sorted(seed for seed, times in Counter(self.seeds).items() if times > 1)
+    @field_validator("name", "arms")
+    @classmethod
+    def _names_of_folders(cls, value: Any) -> Any:
+        kind, names = ("arm", value) if isinstance(value, dict) else ("experiment", [value])
+        if wrong := [name for name in names if not NAME.fullmatch(name)]:
+            raise Mistakes(
+                f"the {kind} name {short(name)} cannot name a folder: "
+                "use up to 64 letters, digits, '.', '_' or '-', the first a letter or digit."
+                for name in wrong
+            )
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_of_blocks(cls, value: list[int]) -> list[int]:
+        repeated = sorted(seed for seed, times in Counter(value).items() if times > 1)
         if repeated:
             raise InputError(f"seeds: {repeated[0]} is listed twice; a seed is one block of the comparison.")
-        if not all(0 <= seed <= MAX_SEED for seed in self.seeds):
+        if not all(0 <= seed <= MAX_SEED for seed in value):
             raise InputError(f"seeds must lie between 0 and {MAX_SEED}.")
-        looks = self.analysis.looks
-        if looks and looks[-1] < len(self.seeds):
-            raise InputError(
-                f"analysis.looks ends at {looks[-1]} pairs and {len(self.seeds)} seeds are planned: "
-                f"add {len(self.seeds)} to the looks, or plan fewer seeds."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _not_too_many_trials(self) -> ExperimentSpec:
-        """Counted before any is made: the product of a few axes can exceed every memory."""
-        axes = [len(values) for values in self.grid.values()]
-        total = len(self.arms) * len(self.seeds) * math.prod(axes)
-        if total > MAX_TRIALS:
-            shown = [f"{size:,}" for size in axes[:12]] + ["..."] * (len(axes) > 12)
-            factors = " x ".join([f"{len(self.arms):,} arms", *shown, f"{len(self.seeds):,} seeds"])
-            product = f"{total:,}" if total < 10**30 else "more than 10^30"
-            raise InputError(
-                f"{factors} = {product} trials; at most {MAX_TRIALS:,}: take out values or seeds."
-            )
-        return self
+        return value
 
     def to_yaml(self) -> str:
         """The resolved experiment, readable as an experiment again."""
@@ -257,11 +124,28 @@ def load_spec(name_or_path: str, overrides: Sequence[str] = (), seeds: str | Non
     """
     text, source = _read(name_or_path)
     values = _mapping(parse(text, source), source)
+    found = [*_changed(values, overrides, seeds)]
+    source = f"{source} with --set" if overrides else source
+    try:
+        spec = spec_from(values, source)
+    except InputError as error:
+        raise Mistakes([*found, *mistakes_in(error)], source) from None
+    if found:
+        raise Mistakes(found, source)
+    return spec
+
+
+def _changed(values: dict[str, Any], overrides: Sequence[str], seeds: str | None) -> Iterator[str]:
+    """Apply --set and --seeds; what is wrong with them."""
     for override in overrides:
-        set_value(values, override)
-    if seeds is not None:
-        values["seeds"] = parse_seeds(seeds)
-    return spec_from(values, source)
+        try:
+            set_value(values, override)
+        except InputError as error:
+            yield from mistakes_in(error)
+    try:
+        values.update({} if seeds is None else {"seeds": parse_seeds(seeds)})
+    except InputError as error:
+        yield f"--seeds: {error}"
 
 
 def spec_from(values: Mapping[str, Any], source: str) -> ExperimentSpec:
@@ -272,10 +156,80 @@ def spec_from(values: Mapping[str, Any], source: str) -> ExperimentSpec:
             values[section] = {}
     if isinstance(values.get("arms"), dict):
         values["arms"] = {arm: {} if given is None else given for arm, given in values["arms"].items()}
+    found = [*mistakes_of(values), *_between_sections(values)]
     try:
-        return ExperimentSpec.model_validate(values)
+        spec = ExperimentSpec.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{source}: {_first_problem(error)}") from None
+        found = [*_in_words(error), *found]
+    if found:
+        raise Mistakes(found, source)
+    return spec
+
+
+def _in_words(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        yield from all_in_words(".".join(str(part) for part in problem["loc"]), problem)
+
+
+def _between_sections(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong between sections that are each right; a section of another shape is not looked at."""
+    arms, analysis, grid = (_pairs(values.get(name)) for name in ("arms", "analysis", "grid"))
+    baseline, named = analysis.get("baseline"), bool(arms) and not arms.keys() & set(TRIAL)
+    if isinstance(baseline, str) and named and baseline not in arms:
+        yield str(unknown("analysis.baseline: arm", baseline, arms))
+    try:
+        seeds = len(read_seeds(values.get("seeds")))
+    except (InputError, TypeError):
+        return
+    looks = analysis.get("looks")
+    if isinstance(looks, list) and looks and isinstance(looks[-1], int) and 0 < looks[-1] < seeds:
+        yield (
+            f"analysis.looks ends at {looks[-1]} pairs and {seeds} seeds are planned: "
+            f"add {seeds} to the looks, or plan fewer seeds."
+        )
+    yield from _too_many_trials(len(arms), [len(v) for v in grid.values() if isinstance(v, list)], seeds)
+
+
+def _pairs(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _too_many_trials(arms: int, axes: Sequence[int], seeds: int) -> Iterator[str]:
+    """Counted before any is made: the product of a few axes can exceed every memory."""
+    total = arms * seeds * math.prod(axes)
+    if total > MAX_TRIALS:
+        shown = [f"{size:,}" for size in axes[:12]] + ["..."] * (len(axes) > 12)
+        factors = " x ".join([f"{arms:,} arms", *shown, f"{seeds:,} seeds"])
+        product = f"{total:,}" if total < 10**30 else "more than 10^30"
+        yield f"{factors} = {product} trials; at most {MAX_TRIALS:,}: take out values or seeds."
+
+
+def read_seeds(value: Any) -> Any:
+    """Seeds as an experiment's author writes them: 0-9, or 0,3,5, or a list; InputError with the form meant.
+
+    A bare number is refused, for it is meant as a count as often as for a seed.
+    """
+    if isinstance(value, str) and not value.strip().isdecimal():
+        return parse_seeds(value)
+    text = value.strip() if isinstance(value, str) else value
+    if isinstance(text, str) or (isinstance(text, int) and not isinstance(text, bool)):
+        raise InputError(f"seeds: {_one_number(int(text))}")
+    if isinstance(value, list) and (ranges := [one for one in value if isinstance(one, str)]):
+        whole = ",".join(str(one) for one in value)
+        parse_seeds(whole)
+        raise InputError(f"seeds: {short(ranges[0])} in a list is text: write seeds: {whole[:200]}.")
+    if not isinstance(value, list):
+        given = "nothing" if value is None else short(value)
+        raise InputError(f"seeds: {given} is no list of seeds: write {FORMS['seeds']}.")
+    return value
+
+
+def _one_number(number: int) -> str:
+    if not 0 < number <= MAX_SEEDS:
+        return f"{short(number)} is one number: write {FORMS['seeds']}."
+    count = "one seed" if number == 1 else f"{number} seeds"
+    range_ = "[0]" if number == 1 else f"0-{number - 1}"
+    return f"{number} is one number: write {range_} for {count}, or [{number}] for seed {number} alone."
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -284,7 +238,7 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?", part, re.ASCII)
         if not match:
-            raise InputError(f"seeds are written 0-9 or 0,3,5, got {short(text)}.")
+            raise InputError(f"seeds are written 0-9 or 0,3,5, got {short(text)}{_range_meant(text)}.")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or len(seeds) + last - first >= MAX_SEEDS:
             raise InputError(
@@ -292,6 +246,14 @@ def parse_seeds(text: str) -> list[int]:
             )
         seeds.extend(range(first, last + 1))
     return seeds
+
+
+def _range_meant(text: str) -> str:
+    """The way to write a range that stands there in another spelling; empty where there is none."""
+    if count := re.fullmatch(r"range\((?:0, ?)?([1-9]\d{0,8})\)", text.strip(), re.ASCII):
+        return f": write 0-{int(count[1]) - 1}"
+    meant = SPAN.fullmatch(text.strip())
+    return f": write {meant[1]}-{meant[2]}, both included" if meant else ""
 
 
 def set_value(values: dict[str, Any], override: str) -> None:
@@ -305,6 +267,8 @@ def set_value(values: dict[str, Any], override: str) -> None:
     value = parse(text, f"--set {path}")
     section, _, rest = path.strip().partition(".")
     if section not in ExperimentSpec.model_fields:
+        if section in HOMES and not rest:
+            raise InputError(f"--set {section}: write --set {HOMES[section]}.{section}=...")
         raise unknown("--set: section", section, ExperimentSpec.model_fields)
     keys = [section]
     arms = values.get("arms") or {}
@@ -356,27 +320,3 @@ def _mapping(value: Any, source: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{source} must hold fields and values (name: value), got {short(value)}.")
     return value
-
-
-def _first_problem(error: ValidationError) -> str:
-    """The first finding of pydantic in our words: where, what is wrong, what was given."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, InputError):
-        return f"{where}: {cause}" if where else str(cause)
-    if problem["type"] == "extra_forbidden":
-        section, _, name = where.rpartition(".")
-        return str(unknown(f"{section}: field" if section else "field", name, _fields_of(section)))
-    if problem["type"] == "missing":
-        return f"the field {where} is missing; known here: {', '.join(_fields_of(where.rpartition('.')[0]))}."
-    rule = problem["msg"].replace("Input should", "must")
-    more = error.error_count() - 1
-    return f"{where}: {rule[0].lower()}{rule[1:]}, got {short(problem['input'])}." + (
-        f" ({more} more)" if more else ""
-    )
-
-
-def _fields_of(section: str) -> Iterable[str]:
-    models: dict[str, type[BaseModel]] = {"analysis": Analysis, "resources": Resources}
-    return models.get(section, ExperimentSpec).model_fields

@@ -5,30 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from reprlib import repr as short
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
+from orchestrator.fields import SEED_OFFSET, Overrides, checked, config_of, points_of, with_digests
 from orchestrator.spec import MAX_SEED, ExperimentSpec
-from trainables.config import DIGESTS, LITERALS, DistillConfig, InputError, meaning, unknown
-from trainables.trial_folder import sha256_of
-
-SET_ELSEWHERE = {
-    "seed": "list it under seeds",
-    "output_dir": "choose the place with --storage",
-    "threads": "set resources.cpus",
-    "teacher_cache": "set teacher_cache at the top of the experiment",
-}
-SEED_OFFSET = "seed_offset"
-"""An arm's own key under analysis.mode aa: its trials take the block's seed and this on top."""
-PATHS = ("train_file", "eval_file", "model_name", "teacher_name")
-Overrides = Mapping[str, Any]
+from trainables.config import DistillConfig, InputError, meaning
 
 
 @dataclass(frozen=True)
@@ -110,9 +95,9 @@ def make_plan(spec: ExperimentSpec) -> Plan:
     Two arms that come to the same configuration are an error: they would be one trial compared with itself,
     which is what analysis.mode aa asks for.
     """
-    base = _with_digests(_checked("base", spec.base))
+    base = with_digests(checked("base", spec.base))
     labels = _labels(spec)
-    configs = {name: _config(name, {**base, **label.overrides}) for name, label in labels.items()}
+    configs = {name: config_of(name, {**base, **label.overrides}) for name, label in labels.items()}
     contrasts = _contrasts(labels, spec.analysis.baseline)
     if spec.analysis.mode == "aa":
         _refuse_differences(configs, contrasts)
@@ -133,14 +118,13 @@ def _labels(spec: ExperimentSpec) -> dict[str, Label]:
     """The file's arms at every point of the grid; all arms of a point stand together."""
     offsets = {arm: _offset(arm, fields, spec) for arm, fields in spec.arms.items()}
     arms = {
-        arm: _checked(f"arms.{arm}", {name: value for name, value in fields.items() if name != SEED_OFFSET})
+        arm: checked(f"arms.{arm}", {name: value for name, value in fields.items() if name != SEED_OFFSET})
         for arm, fields in spec.arms.items()
     }
     points = list(_grid_points(spec))
-    _refuse_hidden_axes(arms, points[0])
     return {
         _label(arm, point): Label(
-            arm=arm, point=point, overrides=_with_digests({**fields, **point}), seed_offset=offsets[arm]
+            arm=arm, point=point, overrides=with_digests({**fields, **point}), seed_offset=offsets[arm]
         )
         for point in points
         for arm, fields in arms.items()
@@ -192,22 +176,8 @@ def _label(arm: str, point: Overrides) -> str:
 
 
 def _grid_points(spec: ExperimentSpec) -> list[Overrides]:
-    axes = []
-    for axis, values in spec.grid.items():
-        if not values:
-            raise InputError(f"grid.{axis} holds no values: list some, or leave the axis out.")
-        checked = [_checked("grid", {axis: value})[axis] for value in values]
-        if len({json.dumps(value) for value in checked}) < len(checked):
-            raise InputError(f"grid.{axis} lists a value twice: {short(values)}.")
-        axes.append([(axis, value) for value in checked])
+    axes = [[(axis, value) for value in points_of(axis, values)] for axis, values in spec.grid.items()]
     return [dict(point) for point in itertools.product(*axes)]
-
-
-def _refuse_hidden_axes(arms: Mapping[str, Overrides], point: Overrides) -> None:
-    for arm, overrides in arms.items():
-        for axis in point:
-            if axis in overrides:
-                raise InputError(f"{axis} stands in grid and in arms.{arm}: keep it in one of the two.")
 
 
 def _refuse_twins(configs: Mapping[str, DistillConfig]) -> None:
@@ -259,70 +229,3 @@ def _refuse_gpu_without_one(configs: Mapping[str, DistillConfig], spec: Experime
                 f"arm {label!r}: device {config.device} is seen by no trial: each sees only the GPU that it "
                 "is given: set device to cuda, or leave it out."
             )
-
-
-def _config(label: str, values: Overrides) -> DistillConfig:
-    try:
-        return DistillConfig.from_dict(values)
-    except InputError as error:
-        raise InputError(f"arm {label!r}: {error}") from None
-
-
-def _checked(section: str, values: Overrides) -> dict[str, Any]:
-    """The section's fields with their types checked; whole numbers become floats where the field is one."""
-    kinds = _kinds()
-    checked = {}
-    for name, value in values.items():
-        if name in SET_ELSEWHERE:
-            raise InputError(f"{section}.{name} does not belong here: {SET_ELSEWHERE[name]}.")
-        if name not in kinds:
-            raise unknown(f"{section}: field", name, set(kinds) - set(SET_ELSEWHERE))
-        checked[name] = _typed(f"{section}.{name}", name, value)
-    return checked
-
-
-def _typed(where: str, name: str, value: Any) -> Any:
-    if name in LITERALS and isinstance(value, str):
-        if "\x00" in value:
-            raise InputError(f"{where} holds a zero byte.")
-        return value  # DistillConfig checks the word itself, with the nearest known one in its error
-    try:
-        typed = _kinds()[name].validate_python(value)
-    except ValidationError as error:
-        problems = [problem["msg"].replace("Input should", "must") for problem in error.errors()]
-        raise InputError(f"{where} {' or '.join(dict.fromkeys(problems))}, got {short(value)}.") from None
-    return _absolute(typed) if name in PATHS and typed is not None else typed
-
-
-def _absolute(name: str) -> str:
-    """A path of this machine made absolute; the name of a hub model or a built-in stays as it is."""
-    if "\x00" in name:
-        raise InputError(f"{short(name)} holds a zero byte: it cannot be a file or a model.")
-    path = os.path.expanduser(name)
-    return os.path.abspath(path) if os.path.exists(path) or path.endswith((".jsonl", ".json")) else name
-
-
-def _with_digests(values: Overrides) -> dict[str, Any]:
-    """The values with the SHA-256 of every file that they name, so that a trial follows its content.
-
-    What cannot be read has none, and is refused before anything starts.
-    """
-    found = {
-        digest: _digest(values[file]) if values[file] else None
-        for file, digest in DIGESTS.items()
-        if file in values and digest not in values
-    }
-    return {**values, **found}
-
-
-def _digest(path: str) -> str | None:
-    try:
-        return sha256_of(Path(path)) if os.path.isfile(path) else None
-    except OSError:
-        return None
-
-
-@cache
-def _kinds() -> dict[str, TypeAdapter[Any]]:
-    strict = ConfigDict(strict=True, allow_inf_nan=False)
-    return {name: TypeAdapter(kind, config=strict) for name, kind in get_type_hints(DistillConfig).items()}

@@ -11,15 +11,26 @@ from typing import Any
 
 import yaml
 
-from trainables.config import InputError
+from trainables.config import InputError, Mistakes
 
 NUMBER_START = list("-+.0123456789")
 
 
 MOST_VALUES = 100_000
+WAYS = {
+    "'\\t'": "a tab stands there, and lines are set in by spaces",
+    "mapping values are not allowed": "a name ends with a colon and a space, a text with a colon is quoted",
+    "could not find expected ':'": "a name is followed by a colon and a space",
+}
+"""How what PyYAML complains of is mended."""
 
 
 class _Loader(yaml.SafeLoader):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.twice: list[str] = []
+        """Names that a mapping gives twice, each with its line."""
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -29,9 +40,7 @@ class _Loader(yaml.SafeLoader):
                     None, None, f"the name {key!r} is not text: quote it", key_node.start_mark
                 )
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is given twice", key_node.start_mark
-                )
+                self.twice.append(f"{key!r} is given twice (line {key_node.start_mark.line + 1})")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -63,7 +72,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _floating)
 def parse(text: str, source: str) -> Any:
     """The values in one YAML document; `source` names the file or flag in the error."""
     try:
-        values = yaml.load(text, Loader=_Loader)
+        values = _loaded(text, source)
         if _extent(values, {}) > MOST_VALUES:
             raise InputError(
                 f"{source} holds more than {MOST_VALUES:,} values once its aliases (*name) are written out, "
@@ -76,6 +85,17 @@ def parse(text: str, source: str) -> Any:
         raise
     except (RecursionError, ValueError) as error:
         raise InputError(f"{source} cannot be read: {' '.join(str(error).split())[:200]}.") from None
+
+
+def _loaded(text: str, source: str) -> Any:
+    loader = _Loader(text)
+    try:
+        values = loader.get_single_data()
+    finally:
+        loader.dispose()
+    if loader.twice:
+        raise Mistakes([f"{each}: keep one of the two." for each in dict.fromkeys(loader.twice)], source)
+    return values
 
 
 def _extent(value: Any, known: dict[int, int]) -> int:
@@ -92,5 +112,7 @@ def _extent(value: Any, known: dict[int, int]) -> int:
 def _one_line(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error)
+    for sign, way in WAYS.items():
+        problem += f": {way}" * (sign in problem)
     place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
     return " ".join(problem.split()) + place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from reprlib import repr as short
@@ -44,6 +44,29 @@ def meaning(config: Mapping[str, Any]) -> dict[str, Any]:
 
 class InputError(ValueError):
     """Something the user gave cannot work: the message names it, what is allowed, and the way out."""
+
+
+MOST_TOLD = 10
+"""Mistakes that are written out; further ones are counted."""
+
+
+class Mistakes(InputError):
+    """All that the user can mend in one input, told at once: one stands alone, several are counted."""
+
+    def __init__(self, found: Iterable[str], source: str = "") -> None:
+        self.found = tuple(dict.fromkeys(found))
+        place = f"{source}: " if source else ""
+        super().__init__(place + (self.found[0] if len(self.found) == 1 else self._listed()))
+
+    def _listed(self) -> str:
+        told = [f"({number}) {mistake}" for number, mistake in enumerate(self.found[:MOST_TOLD], 1)]
+        left = len(self.found) - len(told)
+        return " ".join([f"{len(self.found)} mistakes:", *told, *([f"... and {left} more."] if left else [])])
+
+
+def mistakes_in(error: ValueError) -> Sequence[str]:
+    """What an error tells, each by itself."""
+    return error.found if isinstance(error, Mistakes) else [str(error)]
 
 
 def one_line(error: Exception) -> str:
@@ -169,73 +192,61 @@ class DistillConfig:
     output_dir: str = "outputs"
     """The trial's folder: config.json, metrics.jsonl, train.log, checkpoints, result.json."""
     teacher_cache: str | None = None
-    """A folder with the frozen teacher's lessons, computed once and read instead of asking it in every step,
-    to the same bits. kvtune train fills it; kvtune run hands its own to the trials."""
+    """A folder with the frozen teacher's cache of the training rows, computed once and read in every step, to
+    the same bits. kvtune train fills it; kvtune run hands its own to the trials."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:1 or another device of torch."""
     threads: int | None = None
     """CPU threads of torch; what the machine or Ray gives when left out."""
 
     def __post_init__(self) -> None:
-        for name, value in self.to_dict().items():
-            if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
-                raise InputError(f"--{name} {value!r} holds bytes that are not UTF-8: rename it.")
-        for name, kind in LITERALS.items():
-            value = getattr(self, name)
-            if value is not None and value not in get_args(kind):
-                raise unknown(f"--{name}", str(value), get_args(kind))
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise InputError(f"--{name} must be at least {least}, got {short(value)}.")
-            if value is not None and not value <= MOST.get(name, LARGEST):
-                raise InputError(f"--{name} must be at most {MOST.get(name, LARGEST):,}, got {short(value)}.")
-        for name in ABOVE_ZERO:
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= LARGEST:
-                raise InputError(f"--{name} must be above 0 and at most {LARGEST:,}, got {short(value)}.")
-        if self.rkv_lambda is not None and not 0 <= self.rkv_lambda <= 1:
-            raise InputError(f"--rkv_lambda must lie between 0 and 1, got {self.rkv_lambda}.")
-        self._refuse_flags_without_effect()
+        wrong = [f"--{name} {how}" for name, how in wrong_values(self.to_dict())]
+        if found := wrong or [*self._without_effect()]:
+            raise Mistakes(found)
 
-    def _refuse_flags_without_effect(self) -> None:
+    def _without_effect(self) -> Iterator[str]:
+        """Flags that would do nothing beside the others, which is an error and not silence."""
         for flag, needed, value in ONLY_WITH:
             if getattr(self, flag) is not None and getattr(self, needed) != value:
-                raise InputError(
+                yield (
                     f"--{flag} has no effect with --{needed} {getattr(self, needed)}: "
                     f"leave it out, or choose --{needed} {value}."
                 )
-        if self.dataset == "arithmetic" and (self.train_file or self.eval_file):
-            raise InputError(
-                "--train_file and --eval_file have no effect with --dataset arithmetic, which makes its own "
-                "rows: leave them out, or choose --dataset gsm8k."
-            )
+        yield from self._files_without_effect()
         per_head = self.kv_method not in ("full", "right_crop")
         if self.kv_direction != "student_to_teacher" and self.student == "same_sequence" and per_head:
-            raise InputError(
+            yield (
                 f"--kv_direction {self.kv_direction} mixes the teacher's heads, and --kv_method "
                 f"{self.kv_method} keeps other positions in each of them: "
                 "choose --kv_method full or right_crop, or --kv_direction student_to_teacher."
             )
+        yield from self._teacher_without_effect()
+
+    def _files_without_effect(self) -> Iterator[str]:
+        if self.dataset == "arithmetic" and (self.train_file or self.eval_file):
+            yield (
+                "--train_file and --eval_file have no effect with --dataset arithmetic, which makes its own "
+                "rows: leave them out, or choose --dataset gsm8k."
+            )
         for file, digest in DIGESTS.items():
             if getattr(self, digest) is not None and getattr(self, file) is None:
-                raise InputError(f"--{digest} has no effect without --{file}: give both, or neither.")
+                yield f"--{digest} has no effect without --{file}: give both, or neither."
         if self.eval_file and not self.train_file:
-            raise InputError("--eval_file has no effect without --train_file: give both, or neither.")
+            yield "--eval_file has no effect without --train_file: give both, or neither."
+
+    def _teacher_without_effect(self) -> Iterator[str]:
         if self.teacher_name == SELF and self.student == "same_sequence":
-            raise InputError(
+            yield (
                 "--teacher_name self with --student same_sequence compares a model with itself: "
                 "choose --student latent, or another teacher."
             )
         if self.teacher_cache is not None and not self.cacheable:
-            raise InputError(
+            yield (
                 "--teacher_cache holds what a frozen teacher shows of each row by itself, which neither "
                 "--teacher_name self nor --kv_method random follows from: leave it out."
             )
         if self.teacher_name == SELF and self.shuffle_teacher:
-            raise InputError(
-                "--shuffle_teacher is a control of a frozen teacher: leave it out with --teacher_name self."
-            )
+            yield "--shuffle_teacher is a control of a frozen teacher: leave it out with --teacher_name self."
 
     @property
     def teacher(self) -> str:
@@ -251,7 +262,7 @@ class DistillConfig:
 
     @property
     def cacheable(self) -> bool:
-        """Whether a row's lesson is the same in every step and seed: not if the teacher learns, or by lot."""
+        """Whether what the teacher shows of a row never changes: it does if it learns, or chooses by lot."""
         return self.teacher != SELF and self.kv_method != "random"
 
     def to_dict(self) -> dict[str, Any]:
@@ -279,6 +290,24 @@ def hash_of(config: Mapping[str, Any]) -> str:
     given = {name: value for name, value in meaning(config).items() if value is not None}
     canonical = json.dumps(given, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def wrong_values(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every field whose value, of the right type, is none that it may have; and how so."""
+    given = {name: value for name, value in values.items() if value is not None}
+    for name, value in given.items():
+        if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+            yield name, f"{value!r} holds bytes that are not UTF-8: rename it."
+        elif name in LITERALS and value not in get_args(LITERALS[name]):
+            yield name, str(unknown("", str(value), get_args(LITERALS[name]))).lstrip()
+        elif name in LEAST and not value >= LEAST[name]:
+            yield name, f"must be at least {LEAST[name]}, got {short(value)}."
+        elif name in LEAST and not value <= MOST.get(name, LARGEST):
+            yield name, f"must be at most {MOST.get(name, LARGEST):,}, got {short(value)}."
+        elif name in ABOVE_ZERO and not 0 < value <= LARGEST:
+            yield name, f"must be above 0 and at most {LARGEST:,}, got {short(value)}."
+        elif name == "rkv_lambda" and not 0 <= value <= 1:
+            yield name, f"must lie between 0 and 1, got {value}."
 
 
 LITERALS: dict[str, Any] = {
