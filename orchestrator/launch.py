@@ -35,7 +35,7 @@ from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.teacher_tasks import NO_TEACHERS, Teachers, provide
 from orchestrator.terminal import Console
 from orchestrator.trial import run_trial
-from orchestrator.trials import Cell, Plan, make_plan
+from orchestrator.trials import Cell, Plan, in_known_folders, make_plan
 from orchestrator.tuning import LOCAL, fit
 from orchestrator.workers import check_devices, placed
 from trainables.config import InputError, one_line
@@ -104,6 +104,7 @@ def run(
         trackers.refuse_missing(spec.trackers)
         plan = make_plan(spec)
         folder = results_folder(storage, spec)
+        plan = in_known_folders(plan, folder.trials)
         known = changes.known_plan(folder, plan)
         missing = missing_cells(plan, folder)
         preflight(missing, objective)

@@ -35,7 +35,7 @@ from orchestrator.probe import Cost, probe, probe_job
 from orchestrator.space import free_at
 from orchestrator.spec import ExperimentSpec
 from orchestrator.terminal import Console
-from orchestrator.trials import Cell, Plan, make_plan
+from orchestrator.trials import Cell, Plan, in_known_folders, make_plan
 from orchestrator.tuning import LOCAL, lacking
 from trainables.config import DistillConfig, InputError
 from trainables.trial_folder import TrialFolder
@@ -123,6 +123,7 @@ def forecast(
         changes.say(console, line)
     plan = make_plan(spec)
     folder = results_folder(storage, spec)
+    plan = in_known_folders(plan, folder.trials)
     known = changes.known_plan(folder, plan)
     missing = missing_cells(plan, folder)
     with _reached(address, spec, console) as (places, growth, where, at):

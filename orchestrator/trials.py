@@ -5,15 +5,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
 from orchestrator.fields import SEED_OFFSET, Overrides, checked, config_of, points_of, with_digests
 from orchestrator.spec import MAX_SEED, ExperimentSpec
+from orchestrator.wording import TRIAL
 from trainables.config import DistillConfig, InputError, meaning
+
+LONGEST_POINT = 80
+"""Characters of a folder's name that tell the point of the grid."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Cell:
     """One trial of the plan."""
 
     trial_id: str
-    """ARM-seedN-HASH: the trial's folder."""
+    """ARM-seedN-HASH, with a grid ARM-AXIS-VALUE-seedN-HASH: the trial's folder."""
     arm: str
     """The arm's label: its name, with the grid's values where there is a grid."""
     seed: int
@@ -167,8 +173,42 @@ def _with_offset(label: Label) -> dict[str, Any]:
 def _cell(name: str, label: Label, seed: int, config: DistillConfig, declared: list[str]) -> Cell:
     config = replace(config, seed=seed + label.seed_offset)
     factors = {field: getattr(config, field) for field in declared}
-    trial_id = f"{label.arm}-seed{seed}-{config.hash()}"
+    trial_id = f"{label.arm}{_in_a_name(label.point)}-seed{seed}-{config.hash()}"
     return Cell(trial_id=trial_id, arm=name, seed=seed, config=config, factors=factors)
+
+
+def _in_a_name(point: Overrides) -> str:
+    """The point of the grid in a folder's name: -AXIS-VALUE each, of a path its last part.
+
+    The hash in the name tells apart what this makes alike.
+    """
+    parts = "".join(f"-{axis}-{str(value).rstrip('/').rpartition('/')[2]}" for axis, value in point.items())
+    return re.sub(r"[^A-Za-z0-9._-]+|\.{2,}", "_", parts)[:LONGEST_POINT]
+
+
+def in_known_folders(plan: Plan, trials: Path) -> Plan:
+    """The plan with every trial in the folder that it has, which may name no grid, or another.
+
+    A folder is the trial's by its arm, seed and configuration; of two arms of which one's name begins the
+    other's, it is that of the longer one.
+    """
+    there: dict[tuple[str, str], list[str]] = {}
+    for path in sorted(trials.iterdir()) if trials.is_dir() else ():
+        if ended := re.fullmatch(r"(.+)(-seed\d+-[0-9a-f]{12})", path.name):
+            there.setdefault((_owner(ended[1], plan), ended[2]), []).append(path.name)
+    cells = []
+    for cell in plan.cells:
+        own = there.get((plan.labels[cell.arm].arm, f"-seed{cell.seed}-{cell.config.hash()}"), [])
+        known = cell.trial_id if cell.trial_id in own or not own else own[0]
+        cells.append(replace(cell, trial_id=known))
+    return replace(plan, cells=tuple(cells))
+
+
+def _owner(name: str, plan: Plan) -> str:
+    """The arm whose name stands there, alone or with a point of the grid; "" where none of the plan does."""
+    points = re.finditer(r"-(?=([a-z0-9_]+)-)", name)
+    ends = [len(name), *(point.start() for point in points if point[1] in TRIAL)]
+    return max((name[:end] for end in ends if name[:end] in plan.spec.arms), key=len, default="")
 
 
 def _label(arm: str, point: Overrides) -> str:

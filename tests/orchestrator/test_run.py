@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -65,6 +66,25 @@ def test_every_planned_trial_gets_its_row_and_its_curve(place: Path) -> None:
     assert len(metrics) == 4 * (3 * STEPS + 2)
     assert (metrics.loc[metrics["metric"] == "grad_norm", "value"] == float("inf")).all()
     assert len(items) == 4 * 4
+
+
+def test_finished_trials_of_a_grid_whose_folders_an_earlier_version_named_are_not_run_again(
+    place: Path,
+) -> None:
+    grid = {"grid": {"target_len": [2, 4]}}
+    first = run_serially(place, **grid)
+    text = (first.folder / "plan.json").read_text()
+    for path in list((first.folder / "trials").iterdir()):
+        before = re.sub(r"-target_len-\d", "", path.name)
+        assert before != path.name, "the folder tells the point of the grid"
+        path.rename(path.with_name(before))
+        text = text.replace(path.name, before)
+    (first.folder / "plan.json").write_text(text)
+
+    again, more = run_serially(place, **grid), run_serially(place, seeds=[0, 1, 2], **grid)
+
+    assert (again.started, again.exit_code, again.counts["completed"]) == (0, 0, 8)
+    assert (more.started, more.exit_code, more.counts["completed"]) == (4, 0, 12)
 
 
 def test_every_trial_has_a_process_of_its_own_and_inherits_nothing(place: Path) -> None:

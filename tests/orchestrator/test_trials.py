@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from orchestrator.spec import spec_from
-from orchestrator.trials import make_plan
+from orchestrator.trials import Plan, in_known_folders, make_plan
 from tests.fakes import experiment
 from trainables.config import InputError
 
@@ -55,10 +59,81 @@ def test_a_grid_is_crossed_with_the_arms_and_compared_within_its_points() -> Non
     assert len(plan.contrasts) == 4
 
 
-def test_the_name_of_a_trial_is_safe_whatever_the_grid_holds() -> None:
-    plan = make_plan(spec_from(experiment(grid={"model_name": ["../../etc", "tiny-llama"]}), "file"))
+GRID = {"kv_method": ["full", "right_crop"], "lr": [1e-4, 0.002]}
 
-    assert all("/" not in cell.trial_id and ".." not in cell.trial_id for cell in plan.cells)
+
+def test_the_name_of_a_trial_tells_its_point_of_the_grid() -> None:
+    cell = make_plan(spec_from(experiment(grid=GRID), "file")).cells[0]
+
+    assert cell.trial_id == f"flat-kv_method-full-lr-0.0001-seed0-{cell.config.hash()}"
+
+
+@pytest.mark.parametrize(
+    ("grid", "shown"),
+    [
+        ({"model_name": ["../../etc", "tiny-llama"]}, "flat-model_name-etc-seed0-"),
+        ({"model_name": ["Qwen/Qwen2.5-0.5B", "/models/gpt2/"]}, "flat-model_name-Qwen2.5-0.5B-seed0-"),
+        ({"model_name": ["a b; rm -rf ~", ".."]}, "flat-model_name-a_b_rm_-rf_-seed0-"),
+        ({"eval_steps": [None, 2]}, "flat-eval_steps-None-seed0-"),
+        ({"model_name": ["x" * 300, "tiny-llama"]}, f"flat-model_name-{'x' * 68}-seed0-"),
+    ],
+)
+def test_the_name_of_a_trial_is_short_and_safe_whatever_the_grid_holds(
+    grid: dict[str, list[Any]], shown: str
+) -> None:
+    plan = make_plan(spec_from(experiment(grid=grid), "file"))
+
+    assert plan.cells[0].trial_id.startswith(shown)
+    for cell in plan.cells:
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,180}", cell.trial_id)
+        assert ".." not in cell.trial_id
+    assert len({cell.trial_id for cell in plan.cells}) == len(plan.cells)
+
+
+def names(plan: Plan) -> list[str]:
+    return [cell.trial_id for cell in plan.cells]
+
+
+def as_before(plan: Plan) -> list[str]:
+    """How version 0.1 named the trials: arm, seed and hash, whatever the grid."""
+    return [f"{plan.labels[c.arm].arm}-seed{c.seed}-{c.config.hash()}" for c in plan.cells]
+
+
+def test_trials_of_a_grid_that_an_earlier_version_named_are_found(tmp_path: Path) -> None:
+    plan = make_plan(spec_from(experiment(grid=GRID), "file"))
+    for name in as_before(plan)[:-1]:
+        (tmp_path / name).mkdir()
+
+    found = in_known_folders(plan, tmp_path)
+
+    assert names(found) == [*as_before(plan)[:-1], names(plan)[-1]]
+    assert names(in_known_folders(plan, tmp_path / "nowhere")) == names(plan)
+
+
+def test_trials_are_found_when_an_axis_is_added_or_taken_out(tmp_path: Path) -> None:
+    alone = make_plan(spec_from(experiment(), "file"))
+    crossed = make_plan(spec_from(experiment(grid={"lr": [1e-3, 2e-3]}), "file"))
+    for name in names(alone):
+        (tmp_path / name).mkdir()
+
+    extended = in_known_folders(crossed, tmp_path)
+
+    shared = [cell.trial_id for cell in extended.cells if cell.config.lr == 1e-3]
+    assert sorted(shared) == sorted(names(alone))
+    for path in list(tmp_path.iterdir()):
+        path.rename(tmp_path / names(crossed)[as_before(crossed).index(path.name)])
+    assert set(names(in_known_folders(alone, tmp_path))) == {path.name for path in tmp_path.iterdir()}
+
+
+def test_an_arm_takes_no_folder_of_one_whose_name_begins_with_its_own(tmp_path: Path) -> None:
+    arms = {"a": {"alignment_mode": "flat"}, "a-lr-1": {"alignment_mode": "flat"}}
+    analysis = {"baseline": "a", "mode": "aa"}
+    plan = make_plan(spec_from(experiment(arms=arms, analysis=analysis), "file"))
+    longer = [name for name in names(plan) if name.startswith("a-lr-1")]
+    for name in longer:
+        (tmp_path / name).mkdir()
+
+    assert names(in_known_folders(plan, tmp_path)) == names(plan)
 
 
 def test_arms_that_the_grid_makes_equal_are_named() -> None:
