@@ -44,9 +44,9 @@ class Tried:
     task: Task
     """Of the whole cache."""
     bytes: int
-    """The rows' lessons, and what is common to all."""
+    """Of all rows, and what is common to them."""
     row_s: float
-    """To compute one row's lessons."""
+    """To compute one row's part of the cache."""
 
 
 Try = Callable[[Job, DistillConfig], Tried]
@@ -60,7 +60,7 @@ def lessons_of(
     jobs: dict[str, Job],
     attempt: Try,
 ) -> list[Lessons]:
-    """The caches that a run would make or find; arms beside them ask the teacher in every step."""
+    """The caches that a run would make or find; in arms beside them the teacher runs in every step."""
     from trainables.teacher_cache import missing as lacking
 
     if spec.teacher_cache == "off":

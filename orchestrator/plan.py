@@ -88,7 +88,7 @@ class Forecast:
     trial_s: Mapping[str, float]
     """One whole trial of each arm."""
     lessons_s: float
-    """To compute the frozen teacher's lessons, which all trials then read."""
+    """To compute the frozen teacher's cache, which all trials then read."""
     total_s: float
     """That and all trials, one after another."""
     wall_s: float
@@ -199,7 +199,7 @@ def _probe_arms(jobs: Mapping[str, Job], missing: Sequence[Cell], at: At) -> tup
 
 
 def _with_lessons(costs: Mapping[str, Cost], lessons: Sequence[Lessons]) -> dict[str, Cost]:
-    """The costs with the steps and evaluations of trials that need not ask the teacher."""
+    """The costs with the steps and evaluations of trials that read the teacher's cache."""
     cached = {arm: cost for found in lessons for arm, cost in found.costs.items()}
     return {
         arm: replace(cost, step_s=cached[arm].step_s, eval_s=cached[arm].eval_s) if arm in cached else cost

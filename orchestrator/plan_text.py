@@ -10,6 +10,7 @@ from rich.table import Table
 from analysis.sizes import size
 from orchestrator.changes import say
 from orchestrator.plan import Effect, Forecast
+from orchestrator.terminal import arm_cell
 
 
 def print_forecast(found: Forecast, console: Console) -> None:
@@ -32,13 +33,13 @@ def _table(found: Forecast) -> Table:
     for cost in found.arms:
         times = [span(seconds) for seconds in (cost.step_s, cost.eval_s, cost.save_s, cost.start_s)]
         times[2] += f", {size(cost.checkpoint_bytes)}"
-        table.add_row(cost.arm, *times, span(found.trial_s[cost.arm]), size(cost.peak_bytes))
+        table.add_row(arm_cell(cost.arm), *times, span(found.trial_s[cost.arm]), size(cost.peak_bytes))
     return table
 
 
 def _totals(found: Forecast) -> Iterator[str]:
     slots = "1 slot" if found.slots == 1 else f"{found.slots} slots"
-    asked = f"the teacher's lessons {span(found.lessons_s)} of it; " if found.lessons_s else ""
+    asked = f"the teacher's cache {span(found.lessons_s)} of it; " if found.lessons_s else ""
     yield (
         f"time: {span(found.wall_s)} on {slots} of {found.where}, {span(found.total_s)} on one ({asked}"
         "each arm probed alone: slots that share a machine's memory are slower)"

@@ -23,6 +23,7 @@ from analysis.sizes import size
 from orchestrator import attempts, space
 from orchestrator.attempts import RESULTS
 from orchestrator.collect import read_plan
+from orchestrator.terminal import arm_cell
 from trainables.config import InputError
 from trainables.json_files import CorruptFile
 from trainables.record import Row
@@ -222,10 +223,10 @@ def table_of(cells: Cells, states: Mapping[str, State]) -> Table:
             counts = _counts(states[cell["trial_id"]] for cell in own)
             full = sum(states[cell["trial_id"]].status == NO_ROOM for cell in own)
             told = f" ([yellow]{full} for room[/])" if full else ""
-            table.add_row(arm, *(f"{counts[kind]}{told * (kind == 'waiting')}" for kind in KINDS))
+            table.add_row(arm_cell(arm), *(f"{counts[kind]}{told * (kind == 'waiting')}" for kind in KINDS))
         else:
             found = {cell["seed"]: states[cell["trial_id"]].mark for cell in own}
-            table.add_row(arm, *(found.get(seed, "") for seed in seeds))
+            table.add_row(arm_cell(arm), *(found.get(seed, "") for seed in seeds))
     return table
 
 

@@ -1,4 +1,4 @@
-"""The teacher once: what trials would each ask the frozen teacher is computed before them, by Ray tasks.
+"""The frozen teacher runs once: what every trial would need of it is computed before them, by Ray tasks.
 
 The caches of a storage's experiments lie together in STORAGE/.teacher-cache, each in a folder named by the
 hash of all that it follows from, so that arms, seeds, epochs, launches and experiments share them. A folder
@@ -50,7 +50,7 @@ class Teachers:
     """What trials find ready: plain values for their jobs."""
 
     caches: Mapping[str, str]
-    """A trial's cache folder by trial_id; none where its lessons are computed on the fly."""
+    """A trial's cache folder by trial_id; none where the teacher runs in its every step."""
     builtin: str | None = None
     """Where teachers lie that were trained for this run, if any; else each machine's own cache will do."""
 
@@ -61,12 +61,12 @@ NO_TEACHERS = Teachers({})
 def provide(
     cells: Sequence[Cell], storage: Path, budget: Budget, resources: Resources, *, ask: Ask | None, tell: Tell
 ) -> Teachers:
-    """Have the teachers and their lessons ready on the storage before the first trial starts.
+    """Have the teachers and their caches ready on the storage before the first trial starts.
 
-    A cache only saves time: what goes wrong with one is told, and its trials compute lessons as they go, to
+    A cache only saves time: what goes wrong with one is told, and the teacher runs in its trials' steps, to
     the same bits. `ask` calls a function where Ray is at hand; None where there is none. `budget` is what one
     launch may write: off, so many GiB, or auto, a quarter of the free disk, and then only where the trials
-    ask more than once about a row. Raises Lost where Ray is gone.
+    read a row more than once. Raises Lost where Ray is gone.
     """
     builtin = _share_builtin(cells, storage / FOLDER)
     if budget == "off":
@@ -81,7 +81,7 @@ def provide(
             raise
         except Exception as error:  # whatever it is, the trials can do without
             reason = " ".join(str(error).split())[:300] or type(error).__name__
-            tell(f"the teacher cache could not be made ({reason}): lessons are computed on the fly")
+            tell(f"the teacher cache could not be made ({reason}): the teacher runs in every step")
             continue
         left -= written
         caches |= {cell.trial_id: str(folder) for cell in alike if folder is not None}
@@ -107,7 +107,7 @@ def bytes_of(budget: Budget, free: int) -> float:
 
 
 def alike_in(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells by what their lessons follow from; an arm that distils nothing reads what another's needs."""
+    """The cells by what their cache follows from; an arm that distils nothing reads what another's needs."""
     alike: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         if cell.config.cacheable:
@@ -127,16 +127,18 @@ def _provide_one(
     folder = work.root / task.key
     to_make = missing(folder, task.key, task.names)
     if to_make and (why := why_not(task, alike, left, thrifty)):
-        work.tell(f"the teacher's lessons are computed on the fly: {why}")
+        work.tell(f"no teacher cache, the teacher runs in every step: {why}")
         return None, 0
     started = time.monotonic()
     if to_make:
-        work.tell(f"asking the teacher once about {task.rows:,} rows ({size(task.bytes)})")
+        work.tell(
+            f"computing the teacher's cache for {task.rows:,} rows, once for all trials ({size(task.bytes)})"
+        )
         _make(config, work, task, to_make)
     if not seal(folder, task.parts):
         work.tell(INEXACT)
     done = f"computed in {time.monotonic() - started:.0f} s" if to_make else "found"
-    work.tell(f"the teacher's lessons of {task.rows:,} rows {done} in {folder}")
+    work.tell(f"the teacher's cache for {task.rows:,} rows: {done}, {folder}")
     return folder, task.bytes if to_make else 0
 
 
@@ -149,8 +151,8 @@ def why_not(task: Task, alike: Sequence[Cell], left: float, thrifty: bool) -> st
     if thrifty and reads < WORTH * task.rows:
         return f"the trials read {reads:,} rows, a cache would hold {task.rows:,}"
     if task.bytes > left:
-        enough = f"set teacher_cache: {task.bytes / GIB + 0.005:.2f} to keep them"
-        return f"they take {size(task.bytes)}, {size(max(left, 0))} are left for them ({enough})"
+        enough = f"set teacher_cache: {task.bytes / GIB + 0.005:.2f} to have it"
+        return f"it would take {size(task.bytes)}, {size(max(left, 0))} are left for it ({enough})"
     return None
 
 

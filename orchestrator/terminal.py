@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console as RichConsole
+from rich.text import Text
 
 
 class Console(RichConsole):
@@ -26,3 +27,8 @@ class Console(RichConsole):
         self.quiet = True
         if not self.stderr:
             raise
+
+
+def arm_cell(label: str) -> Text:
+    """An arm in a table, its point of the grid on lines of their own: a narrow terminal cuts nothing off."""
+    return Text(label.replace(",", ",\n"), overflow="fold")

@@ -50,7 +50,7 @@ def check(config: DistillConfig) -> None:
 def prepare(config: DistillConfig, progress: Callable[[str], None]) -> None:
     """Have the built-in teacher ready where it is asked for: trained once if need be, its skill checked.
 
-    And the teacher's lessons in --teacher_cache, where that is given.
+    And the teacher's cache in --teacher_cache, where that is given.
     """
     if config.teacher == BUILTIN_TEACHER:
         ensure_teacher(config, progress)

@@ -165,7 +165,7 @@ class TeacherCache:
         """The cache in `folder`; None where there is no finished one."""
         index = read_json(Path(folder) / INDEX, INDEX_FILE)
         if index is None:
-            log.warning("no finished teacher cache in %s: lessons are computed on the fly", folder)
+            log.warning("no finished teacher cache in %s: the teacher runs in every step", folder)
             return None
         return cls(Path(folder), index)
 
@@ -175,7 +175,7 @@ class TeacherCache:
         others = [name for name in CHECKED if mine[name] != self.recipe.get(name)]
         if others:
             raise InputError(
-                f"--teacher_cache {self.folder} was made for other lessons ({', '.join(others)}): "
+                f"--teacher_cache {self.folder} was made for other settings ({', '.join(others)}): "
                 "choose another folder, which kvtune train fills, or leave it out."
             )
 

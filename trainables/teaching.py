@@ -183,7 +183,7 @@ def fill(config: DistillConfig, folder: Path, progress: Callable[[str], None]) -
         there.check(teaching.recipe)
     to_make = missing(folder, task.key, task.names)
     if to_make:
-        progress(f"computing the teacher's lessons of {task.rows} rows once, for {folder}")
+        progress(f"computing the teacher's cache for {task.rows:,} rows, once: {folder}")
     for part in to_make:
         teaching.make(folder, part)
     if not seal(folder, task.parts):

@@ -181,7 +181,7 @@ def test_a_signal_ends_a_launch_that_is_still_starting_and_the_same_command_goes
         (signal.SIGINT, lambda run: run.until_line("solves 100.0%")),
         (signal.SIGINT, lambda run: find(run.process.pid, "gcs/gcs_server")),
         (signal.SIGTERM, lambda run: (find(run.process.pid, "raylet/raylet"), time.sleep(1))),
-        (signal.SIGTERM, lambda run: (run.until_line("asking the teacher"), time.sleep(3))),
+        (signal.SIGTERM, lambda run: (run.until_line("computing the teacher's cache"), time.sleep(3))),
     ]
     for number, moment in moments:
         run = Watched(place, lambda: kvtune_run(place))

@@ -225,3 +225,20 @@ def test_a_full_storage_is_told_once_with_its_place_and_both_sizes(
     assert shown.board.counts() == {"done": 0, "running": 0, "failed": 0, "waiting": 20}
     console.print(table_of(cells, shown.board.states))
     assert "20 (3 for room)" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("seeds", [3, 20])
+def test_a_narrow_table_cuts_off_no_point_of_the_grid(seeds: int) -> None:
+    labels = ["flat,kv_method=right_crop,lr=0.0001", "flat,kv_method=right_crop,lr=0.0003"]
+    cells = [
+        {"trial_id": f"{label}{seed}", "arm": label, "seed": seed, "config_hash": ""}
+        for label in labels
+        for seed in range(seeds)
+    ]
+    console = Console(width=50, file=io.StringIO())
+
+    console.print(table_of(cells, {cell["trial_id"]: State("waiting") for cell in cells}))
+
+    assert isinstance(console.file, io.StringIO)
+    firsts = [line.split("│")[1].strip() for line in console.file.getvalue().splitlines() if "│" in line]
+    assert "".join(firsts) == "".join(labels)

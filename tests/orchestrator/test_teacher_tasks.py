@@ -1,4 +1,4 @@
-"""The teacher asked once for a whole run: budget, sharing, and Ray's tasks against this process."""
+"""The teacher run once for a whole run: budget, sharing, and Ray's tasks against this process."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_experiments_of_one_storage_share_a_cache(tmp_path: Path, ragged: dict[s
     assert len(made.caches) == 2
     assert len(found.caches) == 4
     assert "computed in" in first[-1]
-    assert [line for line in second if "found in" in line] == second
+    assert [line for line in second if "rows: found, " in line] == second
 
 
 def test_a_damaged_shard_is_made_again_by_the_next_launch(tmp_path: Path, ragged: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ def test_more_than_the_budget_is_computed_on_the_fly_and_said(tmp_path: Path, ra
 
     assert teachers.caches == {}
     assert len(told) == 1
-    assert " KiB, 1.05 KiB are left for them (set teacher_cache: 0.01" in told[0]
+    assert " KiB, 1.05 KiB are left for it (set teacher_cache: 0.01" in told[0]
     assert not list((tmp_path / FOLDER).glob("*/index.json"))
 
 
@@ -125,7 +125,7 @@ def test_auto_makes_no_cache_that_would_save_nothing(tmp_path: Path, ragged: dic
 
     assert provided(spec_of(ragged, grid={"max_steps": [1, 2]}), tmp_path, told).caches == {}
     assert told == [
-        "the teacher's lessons are computed on the fly: the trials read 96 rows, a cache would hold 55"
+        "no teacher cache, the teacher runs in every step: the trials read 96 rows, a cache would hold 55"
     ]
 
 
@@ -167,7 +167,7 @@ def test_a_cache_that_cannot_be_made_stops_no_run(
     told: list[str] = []
 
     assert provided(spec_of(ragged), tmp_path, told).caches == {}
-    assert "No space left on device): lessons are computed on the fly" in told[-1]
+    assert "No space left on device): the teacher runs in every step" in told[-1]
 
 
 @pytest.mark.slow

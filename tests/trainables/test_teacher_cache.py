@@ -277,7 +277,7 @@ def test_a_full_selection_does_not_depend_on_the_length_that_it_ignores(ragged: 
     assert len({key_of(**ragged, kv_method="full", target_len=length) for length in (4, 5)}) == 1
 
 
-def test_kvtune_train_fills_the_folder_and_a_cache_of_other_lessons_is_refused(
+def test_kvtune_train_fills_the_folder_and_a_cache_of_other_settings_is_refused(
     tmp_path: Path, ragged: dict[str, Any]
 ) -> None:
     config = tiny(**ragged, teacher_cache=str(tmp_path / "cache"))
@@ -286,13 +286,13 @@ def test_kvtune_train_fills_the_folder_and_a_cache_of_other_lessons_is_refused(
     prepare(config, told.append)
     prepare(config, told.append)
 
-    assert [line.partition(" rows")[0] for line in told if "lessons" in line] == [
-        f"computing the teacher's lessons of {len(Teaching(tiny(**ragged)).train)}"
+    assert [line.partition(" rows")[0] for line in told if "teacher's cache" in line] == [
+        f"computing the teacher's cache for {len(Teaching(tiny(**ragged)).train)}"
     ]
     assert (tmp_path / "cache" / INDEX).is_file()
     other = replace(config, target_len=5)
     for act in (lambda: prepare(other, told.append), lambda: trained(other, tmp_path / "trial")):
-        with pytest.raises(InputError, match=r"other lessons \(target_len\): choose another folder"):
+        with pytest.raises(InputError, match=r"other settings \(target_len\): choose another folder"):
             act()
 
 
