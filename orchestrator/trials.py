@@ -15,7 +15,6 @@ from typing import Any
 
 from orchestrator.fields import SEED_OFFSET, Overrides, checked, config_of, points_of, with_digests
 from orchestrator.spec import MAX_SEED, ExperimentSpec
-from orchestrator.wording import TRIAL
 from trainables.config import DistillConfig, InputError, meaning
 
 LONGEST_POINT = 80
@@ -173,7 +172,7 @@ def _with_offset(label: Label) -> dict[str, Any]:
 def _cell(name: str, label: Label, seed: int, config: DistillConfig, declared: list[str]) -> Cell:
     config = replace(config, seed=seed + label.seed_offset)
     factors = {field: getattr(config, field) for field in declared}
-    trial_id = f"{label.arm}{_in_a_name(label.point)}-seed{seed}-{config.hash()}"
+    trial_id = _named(label.arm, label.point, seed, config)
     return Cell(trial_id=trial_id, arm=name, seed=seed, config=config, factors=factors)
 
 
@@ -187,28 +186,18 @@ def _in_a_name(point: Overrides) -> str:
 
 
 def in_known_folders(plan: Plan, trials: Path) -> Plan:
-    """The plan with every trial in the folder that it has, which may name no grid, or another.
-
-    A folder is the trial's by its arm, seed and configuration; of two arms of which one's name begins the
-    other's, it is that of the longer one.
-    """
-    there: dict[tuple[str, str], list[str]] = {}
-    for path in sorted(trials.iterdir()) if trials.is_dir() else ():
-        if ended := re.fullmatch(r"(.+)(-seed\d+-[0-9a-f]{12})", path.name):
-            there.setdefault((_owner(ended[1], plan), ended[2]), []).append(path.name)
-    cells = []
-    for cell in plan.cells:
-        own = there.get((plan.labels[cell.arm].arm, f"-seed{cell.seed}-{cell.config.hash()}"), [])
-        known = cell.trial_id if cell.trial_id in own or not own else own[0]
-        cells.append(replace(cell, trial_id=known))
-    return replace(plan, cells=tuple(cells))
+    """The plan with every trial in the folder that it has, though version 0.1 named it without the grid."""
+    there = {path.name for path in trials.iterdir()} if trials.is_dir() else set()
+    cells = [(cell, _named(plan.labels[cell.arm].arm, {}, cell.seed, cell.config)) for cell in plan.cells]
+    known = [
+        replace(cell, trial_id=before) if before in there and cell.trial_id not in there else cell
+        for cell, before in cells
+    ]
+    return replace(plan, cells=tuple(known))
 
 
-def _owner(name: str, plan: Plan) -> str:
-    """The arm whose name stands there, alone or with a point of the grid; "" where none of the plan does."""
-    points = re.finditer(r"-(?=([a-z0-9_]+)-)", name)
-    ends = [len(name), *(point.start() for point in points if point[1] in TRIAL)]
-    return max((name[:end] for end in ends if name[:end] in plan.spec.arms), key=len, default="")
+def _named(arm: str, point: Overrides, seed: int, config: DistillConfig) -> str:
+    return f"{arm}{_in_a_name(point)}-seed{seed}-{config.hash()}"
 
 
 def _label(arm: str, point: Overrides) -> str:

@@ -110,32 +110,6 @@ def test_trials_of_a_grid_that_an_earlier_version_named_are_found(tmp_path: Path
     assert names(in_known_folders(plan, tmp_path / "nowhere")) == names(plan)
 
 
-def test_trials_are_found_when_an_axis_is_added_or_taken_out(tmp_path: Path) -> None:
-    alone = make_plan(spec_from(experiment(), "file"))
-    crossed = make_plan(spec_from(experiment(grid={"lr": [1e-3, 2e-3]}), "file"))
-    for name in names(alone):
-        (tmp_path / name).mkdir()
-
-    extended = in_known_folders(crossed, tmp_path)
-
-    shared = [cell.trial_id for cell in extended.cells if cell.config.lr == 1e-3]
-    assert sorted(shared) == sorted(names(alone))
-    for path in list(tmp_path.iterdir()):
-        path.rename(tmp_path / names(crossed)[as_before(crossed).index(path.name)])
-    assert set(names(in_known_folders(alone, tmp_path))) == {path.name for path in tmp_path.iterdir()}
-
-
-def test_an_arm_takes_no_folder_of_one_whose_name_begins_with_its_own(tmp_path: Path) -> None:
-    arms = {"a": {"alignment_mode": "flat"}, "a-lr-1": {"alignment_mode": "flat"}}
-    analysis = {"baseline": "a", "mode": "aa"}
-    plan = make_plan(spec_from(experiment(arms=arms, analysis=analysis), "file"))
-    longer = [name for name in names(plan) if name.startswith("a-lr-1")]
-    for name in longer:
-        (tmp_path / name).mkdir()
-
-    assert names(in_known_folders(plan, tmp_path)) == names(plan)
-
-
 def test_arms_that_the_grid_makes_equal_are_named() -> None:
     arms = {"one": {"lr": 1e-3}, "two": {"lr": 0.001}}
 
