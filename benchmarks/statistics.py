@@ -38,17 +38,17 @@ DELTAS: dict[str, Draw] = {
 
 
 def main() -> None:
-    print("pairs  floor 2/2^n  detectable dz  true SD / sample SD, 95 %")
+    print("pairs  floor 2/2^n  mean / SD  true SD / sample SD, 95 %")
     for n in (3, 5, 6, 8, 10, 12, 20):
         low, high = upper_sd(1.0, n, 0.025), upper_sd(1.0, n, 0.975)
-        print(f"{n:5}  {2 / 2**n:11.2g}  {detectable_dz(n):13.2f}  {low:.2f} to {high:.2f}")
+        print(f"{n:5}  {2 / 2**n:11.2g}  {detectable_dz(n):9.2f}  {low:.2f} to {high:.2f}")
     print("\nclaims without an effect, per cent of experiments")
     print_row("differences", [f"n = {n}" for n in SIZES])
     for name, draw in DELTAS.items():
         print_row(name, [f"{100 * claims(draw, n, 0.0):.1f}" for n in SIZES])
     print("\npower, normal differences, per cent")
     for dz in (1.0, 2.0):
-        print_row(f"dz = {dz:g}", [f"{100 * claims(DELTAS['normal'], n, dz):.1f}" for n in SIZES])
+        print_row(f"mean of {dz:g} SD", [f"{100 * claims(DELTAS['normal'], n, dz):.1f}" for n in SIZES])
     print("\nusual practice, no effect, normal differences, per cent of experiments that claim one")
     print(f"t test after every seed from 3 to 10, stop at will:      {100 * peeking(3):5.1f}")
     print(f"both tests after every seed from 6 to 10, stop at will:  {100 * peeking(6):5.1f}")

@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 from orchestrator.sections import Analysis, Resources
-from orchestrator.spec import ExperimentSpec, load_spec
+from orchestrator.spec import ExperimentSpec, load_spec, set_value, spec_from
 from orchestrator.trials import make_plan
 from orchestrator.wording import TRIAL
 from orchestrator.yaml_text import parse
+from tests.fakes import experiment
 from tests.orchestrator.faults import wait_until
 from trainables.config import DistillConfig
 
@@ -68,6 +69,33 @@ def test_the_commented_experiment_names_no_field_that_is_not() -> None:
 
     assert set(TOLD) <= known
     assert set(yaml.safe_load(FILE.read_text())) == set(ExperimentSpec.model_fields)
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXPERIMENTS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(
+        re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    )
+    if re.search("^arms:", block, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("block", EXPERIMENTS)
+def test_every_experiment_that_the_docs_show_is_a_plan(block: str) -> None:
+    given = parse(block, "docs")
+
+    assert make_plan(spec_from({**experiment(), **given}, "docs")).cells
+
+
+def test_every_change_that_the_docs_show_can_be_made() -> None:
+    values = experiment()
+    shown = re.findall(r"--set ((?:[\w.]+=[^\s`)]+ ?)+)", " ".join(page.read_text() for page in PAGES))
+
+    assert shown
+    for change in " ".join(shown).replace("...", "other").split():
+        set_value(values, change)
 
 
 KVTUNE = """#!/bin/bash
