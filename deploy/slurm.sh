@@ -13,16 +13,20 @@
 set -u
 . "${KVTUNE_VENV:-$HOME/kvtune-venv}/bin/activate"
 
-again=
-end() { kill -TERM "$run"; }
+again='' signalled=''
+end() {
+  signalled=1
+  kill -TERM "$run"
+}
 trap end TERM
 trap 'again=1; end' USR1
 
 kvtune run "$@" --storage "${KVTUNE_STORAGE:-$HOME/kvtune-runs}" &
 run=$!
-wait "$run" # a signal ends the waiting, not the run
+wait "$run"
 code=$?
-while kill -0 "$run" 2>/dev/null; do
+while [ -n "$signalled" ]; do # the signal ended the waiting, not yet the run
+  signalled=''
   wait "$run"
   code=$?
 done
