@@ -17,7 +17,7 @@ from pydantic_core import from_json
 LARGEST = 2**30
 """Bytes of a JSON file, at most."""
 
-At = Literal["final", "last_k_mean", "auc"]
+At = Literal["final", "last", "last_k_mean", "auc"]
 Direction = Literal["min", "max"]
 Mode = Literal["ab", "aa"]
 
@@ -142,6 +142,9 @@ class Plan:
     """Oldest first."""
     smoothing: int = 1
     """Points of the running mean that learning curves are drawn with; 1: none. No number is read from it."""
+    precision: Mapping[str, float] = field(default_factory=dict)
+    """Imported runs: metric -> what rounding its values carry, relative to their size, where it is above
+    float64's."""
     imported: Imported | None = None
     """None for experiments that kvtune ran."""
     seed_names: Mapping[int, str] = field(default_factory=dict)
@@ -229,6 +232,7 @@ def _parse(raw: Mapping[str, Any]) -> Plan:
         },
         history=tuple(_parse_earlier(entry) for entry in raw.get("history") or ()),
         smoothing=max(1, int(analysis.get("smoothing") or 1)),
+        precision={str(name): float(known) for name, known in (raw.get("precision") or {}).items()},
         imported=None if (told := raw.get("imported")) is None else _parse_imported(told),
         seed_names={int(seed): str(name) for seed, name in (raw.get("seed_names") or {}).items()},
     )
