@@ -124,9 +124,9 @@ def _plan(
 ) -> dict[str, Any]:
     """The grid of arms and seeds: as the mapping plans it, else as found."""
     arms, question = list(dict.fromkeys(runs.ends["arm"])), meaning.analysis
-    for asked in (question.baseline, *(question.treatments or ())):
-        if asked not in arms:
-            raise unknown("mapping: analysis: arm", asked, arms)
+    for asked_by, asked in (("baseline", [question.baseline]), ("treatments", question.treatments or [])):
+        if strange := [arm for arm in asked if arm not in arms]:
+            raise unknown(f"mapping: analysis.{asked_by}: arm", strange[0], arms)
     plan = {
         "name": name,
         "arms": {arm: {} for arm in arms},

@@ -32,9 +32,9 @@ class Table:
     cells: pd.DataFrame
     """Texts; a cell without a value is missing, a logged NaN is the text "nan"."""
     known: pd.DataFrame
-    """The same rows: file, line (0: none), run (its name), key (what makes it one run), status and
-    reason (missing where not recorded), planned (its last planned step, or NaN), part (the file that wrote the
-    row), comma (its numbers may have decimal commas), listed (a list of all planned runs has its run)."""
+    """The same rows: file, line (0: none), run (its name), key (what makes it one run), status and reason
+    (missing where not recorded), planned (its last planned step, or NaN), part (the file that wrote the row),
+    comma (its numbers may have decimal commas), listed (a list of all planned runs has its run)."""
     step: str
     """The column of steps where the mapping names none."""
     in_order: bool = False

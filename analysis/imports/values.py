@@ -118,7 +118,7 @@ def _where(runs: Runs, row: Any) -> str:
 
 def _ways_out(runs: Runs, one: Any, other: Any, meaning: Mapped) -> str:
     """What would tell the rows apart: columns in which they differ; else which of them counts."""
-    if runs.table.in_order and runs.table.known.at[one, "part"] != runs.table.known.at[other, "part"]:
+    if runs.table.in_order and runs.table.known["part"].loc[[one, other]].nunique() > 1:
         return (
             "These are two files of one folder: move one of two runs elsewhere; of a run that was resumed "
             "`repeated: last` takes what was written last."
@@ -134,7 +134,8 @@ def _ways_out(runs: Runs, one: Any, other: Any, meaning: Mapped) -> str:
     if runs.step is None:
         return "Name the column of steps (step: COLUMN), or say `repeated: last` for each run's last row."
     return (
-        "Say which counts (repeated: first, or last, as for a final evaluation logged again), or delete one."
+        "Say which counts (repeated: first, or last, as for a final evaluation logged again), or name the "
+        "column that tells runs apart (run: COLUMN)."
     )
 
 

@@ -83,14 +83,16 @@ def test_a_setting_in_which_the_arms_differ_makes_the_verdict_invalid(tmp_path: 
     assert judged(tmp_path, rows, mapped(declared=["lr"])).verdict == "SUPERIOR"
 
 
-def test_a_record_that_ends_early_is_a_crash_and_never_an_endpoint(tmp_path: Path) -> None:
+def test_a_record_that_ends_early_is_no_endpoint_and_no_crash(tmp_path: Path) -> None:
     rows = table()
     rows = rows[(rows["method"] != "B") | (rows["seed"] != 2) | (rows["iter"] < 300)]
 
     found = judged(tmp_path, rows, mapped())
 
-    assert status_of(found, 2) == "crashed"
+    assert status_of(found, 2) == "stopped"
     assert found.pairs == 5
+    reasons = load(tmp_path / "out").runs.set_index("trial_id")["failure_reason"]
+    assert reasons["B-seed2"] == "ended at iter 200 of 300, no reason on record"
 
 
 def test_a_logged_nan_is_a_divergence_and_a_blank_cell_is_not(tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_two_complete_runs_of_one_arm_and_seed_are_refused(tmp_path: Path) -> No
 def test_two_values_at_one_step_ask_for_the_column_of_runs(tmp_path: Path) -> None:
     again = table().head(1).assign(**{"val/loss": 9.0})
 
-    with pytest.raises(ResultsError, match=r"A-seed0 has two values of val_loss at step 100: .*run: COLUMN"):
+    with pytest.raises(ResultsError, match=r"arm A, seed 0: two values .* line 2\) and 9 .*run: COLUMN"):
         judged(tmp_path, pd.concat([table(), again]), mapped())
 
 
@@ -266,7 +268,7 @@ def without(field: str) -> dict[str, Any]:
         (lambda: mapped(arm={"path": "a", "run": "b"}), "needs exactly one group"),
         (lambda: mapped(arm={"column": "a", "run": "(b)"}), "give one of column, path and run"),
         (lambda: mapped(seed="val/loss"), r"seed '1\.8' is no whole number"),
-        (lambda: mapped(seed="method"), "column 'seed' holds what is no number"),
+        (lambda: mapped(seed="method"), "line 2: seed 'A' is no whole number"),
         (
             lambda: mapped(metrics={"val_loss": "val/loss"}),
             r"metrics\.val_loss needs a direction, min or max",
