@@ -171,6 +171,7 @@ def _plan(
             "ignored": list(runs.ignored),
             "planned": bool(meaning.seeds) or bool(runs.table.known["listed"].all()),
             "remarks": list(dict.fromkeys(remarks)),
+            "step": runs.step,
         },
     }
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]

@@ -112,6 +112,8 @@ class Imported:
     """Whether the grid was told (Ray's experiment state, `seeds` of the mapping) and not just found."""
     remarks: tuple[str, ...]
     """What a reader should know of how the records were read: a sentence each."""
+    step: str | None
+    """What its steps are called there; None where runs have final values alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,11 @@ class Plan:
     """None for experiments that kvtune ran."""
     seed_names: Mapping[int, str] = field(default_factory=dict)
     """Imported blocks: a seed's number here -> what it is called there ("rte/3"); see seed_name."""
+
+    @property
+    def step_name(self) -> str:
+        """What a curve runs along."""
+        return "optimizer step" if self.imported is None else self.imported.step or "step"
 
     def seed_name(self, seed: int) -> str:
         """What a block is called: its seed, or for imported runs its own name."""
@@ -245,6 +252,7 @@ def _parse_imported(raw: Mapping[str, Any]) -> Imported:
         ignored=tuple(map(str, raw.get("ignored") or ())),
         planned=bool(raw.get("planned")),
         remarks=tuple(map(str, raw.get("remarks") or ())),
+        step=raw.get("step"),
     )
 
 
