@@ -21,6 +21,9 @@ from analysis.sentences import plural
 THIN_RUNS = 12
 """Runs of an arm up to which each has its own thin line."""
 TITLE = "Learning curves"
+BY_TIME = (
+    "By wall time: the mean of what every run had last reported; a run that completed keeps its last value."
+)
 UNITS = {"step": 1.0, "wall_s": 60.0}
 """Column -> what its axis divides it by."""
 
@@ -66,17 +69,17 @@ def _draft(
     crosses = f" Crosses: the last finite point of {plural(ends, 'failed run')}." if ends else ""
     points = max(len(curve.mean) for _, curves in groups for curve in curves)
     timed = any(len(curve.by_time) for _, curves in groups for curve in curves)
-    by_time = " By wall time: the mean of what every run had last reported; a run that completed keeps its last value."
+    by_time = f" {BY_TIME}" if timed else ""
     return Draft(
         name="curves",
         title=TITLE,
         caption=(
             f"Mean over runs with the pointwise {100 * (1 - plan.alpha):g} % t interval; {counts_text(main)}."
-            f"{thin}{crosses}{by_time if timed else ''}{thinning_text(points)} {smoothing_text(plan.smoothing)}, "
-            "and nothing is interpolated. The KV loss is not drawn: "
-            "each arm's target is its own projection."
+            f"{thin}{crosses}{by_time}{thinning_text(points)} {smoothing_text(plan.smoothing)}, "
+            "and nothing is interpolated. The KV loss is not drawn: each arm's target is its own projection."
         ),
-        alt=f"Learning curves of {' and '.join(label for label, _ in groups)} by step{' and by wall time' if timed else ''}.",
+        alt=f"Learning curves of {' and '.join(label for label, _ in groups)} by step"
+        f"{' and by wall time' if timed else ''}.",
         table=pd.concat(behind, ignore_index=True),
         draw=partial(curves_figure, drawn, styles, plan.step_name),
     )

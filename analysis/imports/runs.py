@@ -119,21 +119,23 @@ def _unmatched(table: Table, meaning: Mapped, arm: pd.Series[Any], seed: pd.Seri
         else ", or say `unmatched: ignore` in the mapping, which leaves them out and tells it"
     )
     raise ResultsError(
-        f"the mapping finds {lacking} for {len(names)} of {total} {'runs' if _named(table) else 'rows'}: "
+        f"the mapping finds {lacking} for {len(names)} of {total} {'runs' if _named(table, meaning) else 'rows'}: "
         f"{listed}. "
         f"Correct the mapping's arm and seed{way}."
     )
 
 
-def _named(table: Table) -> bool:
-    """Whether the source has a run of its own for each row, rather than a table of all runs' rows."""
+def _named(table: Table, meaning: Mapped) -> bool:
+    """Whether each row has a run's name of its own; a CSV of all runs has none unless the mapping names it."""
+    if meaning.run is not None:
+        return True
     return not (table.known["line"] > 0).all() or not (table.known["key"] == table.known["file"]).all()
 
 
 def _name_of(table: Table, row: Any, meaning: Mapped) -> str:
     if meaning.run is not None:
         return str(table.cells.at[row, meaning.run])
-    return str(table.known.at[row, "run"]) if _named(table) else table.place(row)
+    return str(table.known.at[row, "run"]) if _named(table, meaning) else table.place(row)
 
 
 def _blocks(

@@ -126,13 +126,12 @@ def _ways_out(runs: Runs, one: Any, other: Any, meaning: Mapped) -> str:
     if differing := _differing(runs, one, other, meaning):
         arms = ", ".join([*(place.called for place in meaning.arm), differing[0]])
         seeds = ", ".join([differing[0], *(place.called for place in meaning.seed)])
+        steps = f"let it count steps (step: {differing[0]}), " if runs.step is None else ""
         return (
-            f"The rows differ in {', '.join(differing[:3])}: make it part of the arm (arm: [{arms}]) or of "
-            f"the block (seed: [{seeds}]), let it tell runs apart (run: {differing[0]}), or say which counts "
+            f"The rows differ in {', '.join(differing[:3])}: {steps}make it part of the arm (arm: [{arms}]) or "
+            f"of the block (seed: [{seeds}]), let it tell runs apart (run: {differing[0]}), or say which counts "
             "(repeated: first, or last)."
         )
-    if runs.step is None:
-        return "Name the column of steps (step: COLUMN), or say `repeated: last` for each run's last row."
     return (
         "Say which counts (repeated: first, or last, as for a final evaluation logged again), or name the "
         "column that tells runs apart (run: COLUMN)."
