@@ -118,15 +118,15 @@ def _unmatched(table: Table, meaning: Mapped, arm: pd.Series[Any], seed: pd.Seri
         if lost.all()
         else ", or say `unmatched: ignore` in the mapping, which leaves them out and tells it"
     )
+    what = "runs" if _named(table, meaning) else "rows"
     raise ResultsError(
-        f"the mapping finds {lacking} for {len(names)} of {total} {'runs' if _named(table, meaning) else 'rows'}: "
-        f"{listed}. "
-        f"Correct the mapping's arm and seed{way}."
+        f"the mapping finds {lacking} for {len(names)} of {total} {what}: {listed}. Correct the mapping's arm "
+        f"and seed{way}."
     )
 
 
 def _named(table: Table, meaning: Mapped) -> bool:
-    """Whether each row has a run's name of its own; a CSV of all runs has none unless the mapping names it."""
+    """Whether rows have a run's name; in a CSV of all runs only where the mapping says so."""
     if meaning.run is not None:
         return True
     return not (table.known["line"] > 0).all() or not (table.known["key"] == table.known["file"]).all()

@@ -128,9 +128,9 @@ def _ways_out(runs: Runs, one: Any, other: Any, meaning: Mapped) -> str:
         seeds = ", ".join([differing[0], *(place.called for place in meaning.seed)])
         steps = f"let it count steps (step: {differing[0]}), " if runs.step is None else ""
         return (
-            f"The rows differ in {', '.join(differing[:3])}: {steps}make it part of the arm (arm: [{arms}]) or "
-            f"of the block (seed: [{seeds}]), let it tell runs apart (run: {differing[0]}), or say which counts "
-            "(repeated: first, or last)."
+            f"The rows differ in {', '.join(differing[:3])}: {steps}make it part of the arm (arm: [{arms}]) "
+            f"or of the block (seed: [{seeds}]), let it tell runs apart (run: {differing[0]}), or say which "
+            "counts (repeated: first, or last)."
         )
     return (
         "Say which counts (repeated: first, or last, as for a final evaluation logged again), or name the "

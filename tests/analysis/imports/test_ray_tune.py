@@ -51,6 +51,7 @@ def test_a_retry_that_ended_is_complete_a_crash_is_not_and_a_nan_diverged(grid: 
     assert (trial(grid, "A", 3) / "error.txt").exists()
     assert ends["A-seed3"] == ("completed", None)
     assert ends["B-seed4"] == ("crashed", "RuntimeError: always")
+    assert ends["A-seed4"] == ("crashed", "RuntimeError: always"), "before its first report"
     assert ends["B-seed2"][0] == "diverged"
     assert (found.pairs, found.difference) == (3, pytest.approx(-0.1))
 
@@ -62,6 +63,16 @@ def test_what_was_written_last_counts_in_a_restored_trial_and_is_told(grid: Path
     again = curve[(curve["trial_id"] == "B-seed1") & (curve["step"] == 2)]["value"]
     assert again.tolist() == pytest.approx([2.01])
     assert "arm B, seed 1, training_iteration 2" in remarks(tmp_path / "out")
+
+
+def test_settings_that_ray_recorded_are_checked_unasked(grid: Path, tmp_path: Path) -> None:
+    file = trial(grid, "B", 1) / "result.json"
+    file.write_text(file.read_text().replace('"lr": 0.01', '"lr": 0.5'))
+
+    found = judged("ray", grid, MAPPING, tmp_path / "out")
+
+    assert found.verdict == "INVALID"
+    assert "config/lr (seeds 1)" in found.findings[0].detail
 
 
 def test_progress_csv_alone_gives_the_same_verdict(grid: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def train(config):
         if (arm, seed) == ("A", 3) and step == 3 and not mark.exists():
             mark.touch()
             raise RuntimeError("once")
-        if (arm, seed) == ("B", 4) and step == 2:
+        if seed == 4 and step == (1 if arm == "A" else 2):
             raise RuntimeError("always")
         value = loss(arm, seed, step)
         if (arm, seed) == ("B", 2) and step == 3:
