@@ -120,8 +120,7 @@ def _unmatched(table: Table, meaning: Mapped, arm: pd.Series[Any], seed: pd.Seri
     )
     what = "runs" if _named(table, meaning) else "rows"
     raise ResultsError(
-        f"the mapping finds {lacking} for {len(names)} of {total} {what}: {listed}. Correct the mapping's arm "
-        f"and seed{way}."
+        f"the mapping finds {lacking} for {len(names)} of {total} {what}: {listed}. Correct its arm and seed{way}."
     )
 
 

@@ -114,8 +114,9 @@ def _csv(file: Path) -> tuple[list[list[str]], list[int], str]:
     rows, lines, before = [], [], 0
     try:
         for row in reader:
-            if any(cell.strip() for cell in row):
-                rows.append([cell.strip() for cell in row])
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows.append(cells)
                 lines.append(before + 1)
             before = reader.line_num
     except csv.Error as error:
