@@ -36,6 +36,8 @@ def read_ray(path: Path, meaning: Mapped) -> Iterator[Table]:
     )
     for folder in folders:
         yield _trial(folder)
+    found = set(folders)
+    folders = [folder for folder in folders if not found & set(folder.parents)]  # no checkpoint of a trial
     seen = {folder.name for folder in folders}
     for states in sorted({state.parent for state in given.rglob(STATES)}):
         for name, trial in _states(states).items():

@@ -12,22 +12,26 @@ import numpy as np
 import pandas as pd
 
 from analysis.imports.mapping import ACCURACY, Mapped, Place
-from analysis.imports.table import Table
+from analysis.imports.table import MISSING, Table
 from analysis.plan import ResultsError, unknown
 from analysis.records import STATUSES
 
 ENDINGS = {
-    **dict.fromkeys(
-        ("finished", "completed", "complete", "success", "succeeded", "terminated", "done"), "completed"
-    ),
-    **dict.fromkeys(("crashed", "failed", "failure", "error", "errored"), "crashed"),
-    **dict.fromkeys(("killed", "cancelled", "canceled", "aborted", "interrupted"), "cancelled"),
-    **dict.fromkeys(("preempted", "preempting"), "preempted"),
-    **dict.fromkeys(("running", "paused"), "running"),
-    **dict.fromkeys(("pending", "queued"), "not_run"),
-    "nan": "diverged",
+    word: status
+    for status, words in {
+        "completed": "finished completed complete success succeeded terminated done",
+        "crashed": "crashed failed failure fail error errored",
+        "oom": "out_of_memory",
+        "diverged": "nan",
+        "stopped": "pruned",
+        "cancelled": "killed cancelled canceled aborted interrupted",
+        "preempted": "preempted preempting",
+        "running": "running paused",
+        "not_run": "pending queued scheduled",
+    }.items()
+    for word in words.split()
 }
-"""How W&B, Ray and others say that a run ended, in small letters -> status."""
+"""How W&B, Ray, MLflow, Optuna and Slurm say that a run ended, in small letters -> status."""
 EXACT = 2**53
 """Seeds up to it are whole numbers for every reader of the files."""
 NAMED = 10
@@ -64,6 +68,7 @@ class Runs:
 def runs_of(table: Table, meaning: Mapped) -> Runs:
     """Every row's arm, block, run and step. ResultsError names file, line or run, and the way out."""
     arm, seed = _told(table, meaning.arm, "arm"), _told(table, meaning.seed, "seed")
+    seed = seed.where(~seed.str.lower().isin(MISSING))
     matched = arm.notna() & seed.notna()
     ignored = _unmatched(table, meaning, arm, seed)
     kept = Table(
@@ -120,7 +125,8 @@ def _unmatched(table: Table, meaning: Mapped, arm: pd.Series[Any], seed: pd.Seri
     )
     what = "runs" if _named(table, meaning) else "rows"
     raise ResultsError(
-        f"the mapping finds {lacking} for {len(names)} of {total} {what}: {listed}. Correct its arm and seed{way}."
+        f"the mapping finds {lacking} for {len(names)} of {total} {what}: {listed}. Correct its arm and "
+        f"seed{way}."
     )
 
 
@@ -209,7 +215,7 @@ def _steps(table: Table, column: str | None, meaning: Mapped) -> pd.Series[Any]:
     wrong = steps[(steps < 0) | np.isinf(steps)]
     if len(wrong):
         raise ResultsError(
-            f"{table.place(wrong.index[0])}: {column} is {wrong.iloc[0]:g}; steps count upwards from 0: "
+            f"{table.place(wrong.index[0])}: {column} is {wrong.iloc[0]:.12g}; steps count upwards from 0: "
             "correct the "
             "column, or name another (step: COLUMN)."
         )
@@ -298,10 +304,10 @@ def _by_its_rows(
         return "completed", None
     why = f"{reason}: a scheduler or a rule of its own stopped it" if reason else "no reason on record"
     if short:
-        return "stopped", f"ended at {step} {at.max():g} of {end:g}, {why}"
+        return "stopped", f"ended at {step} {at.max():.12g} of {end:.12g}, {why}"
     if at.max() >= furthest:
-        return "stopped", f"it has no {name} after {step} {reached:g} of {furthest:g}"
-    return "stopped", f"ended at {step} {reached:g} of {furthest:g}, {why}"
+        return "stopped", f"it has no {name} after {step} {reached:.12g} of {furthest:.12g}"
+    return "stopped", f"ended at {step} {reached:.12g} of {furthest:.12g}, {why}"
 
 
 def _attempts(ends: pd.DataFrame, table: Table, meaning: Mapped) -> pd.DataFrame:
@@ -324,7 +330,7 @@ def _said_of(ends: pd.DataFrame, step: str | None) -> list[str]:
     if short.empty:
         return []
     return [
-        f"{len(short)} of {len(ends)} runs ended before {step} {ends['completed_steps'].max():g} and have "
+        f"{len(short)} of {len(ends)} runs ended before {step} {ends['completed_steps'].max():.12g} and have "
         "no endpoint. "
         "Where a scheduler such as ASHA ended them for what they had reached, the others are a "
         "selection; where "

@@ -67,7 +67,7 @@ def _refuse_no_fraction(logged: pd.DataFrame, runs: Runs, name: str, column: str
     if len(wrong):
         raise ResultsError(
             f"{runs.table.place(wrong.index[0])}: {name} is a fraction from 0 to 1, and {column} is "
-            f"{wrong['value'].iloc[0]:g} there: divide the column and the margin by 100, or give the "
+            f"{wrong['value'].iloc[0]:.12g} there: divide the column and the margin by 100, or give the "
             "metric a name of its "
             f"own: accuracy_percent: {{column: {column}, direction: max, unit: '%'}}."
         )
@@ -100,11 +100,11 @@ def _two_values(logged: pd.DataFrame, over: pd.Series[Any], runs: Runs, column: 
     first = logged[over].iloc[0]
     after = logged[(logged["trial"] == first["trial"]) & (logged.index > first.name)]
     second = after[after["step"] <= first["step"]].iloc[0]
-    place = f"two values of {column} at {runs.step} {first['step']:g}"
+    place = f"two values of {column} at {runs.step} {first['step']:.12g}"
     if runs.step is None:
         place = f"several rows have a value of {column}"
     elif float(first["step"]) > float(second["step"]):
-        place = f"{runs.step} goes back from {first['step']:g} to {second['step']:g}"
+        place = f"{runs.step} goes back from {first['step']:.12g} to {second['step']:.12g}"
     values = " and ".join(f"{row['value']:.9g} ({_where(runs, row.name)})" for row in (first, second))
     return (
         f"{runs.who(first['trial'])}: {place}, {values}. {_ways_out(runs, first.name, second.name, meaning)}"
@@ -147,7 +147,7 @@ def _differing(runs: Runs, one: Any, other: Any, meaning: Mapped) -> list[str]:
 
 def _said_of_repetition(gone: pd.DataFrame, runs: Runs, keep: str) -> str:
     steps = gone.groupby("trial", sort=False)["step"].first()
-    told = [f"{runs.who(trial)}, {runs.step or 'row'} {step:g}" for trial, step in steps.items()]
+    told = [f"{runs.who(trial)}, {runs.step or 'row'} {step:.12g}" for trial, step in steps.items()]
     more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
     has = "1 run has" if len(told) == 1 else f"{len(told)} runs have"
     return f"{has} values twice, of which the one written {keep} counts: {'; '.join(told[:NAMED])}{more}."

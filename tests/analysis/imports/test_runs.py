@@ -86,7 +86,7 @@ def test_a_seed_is_its_number_however_it_is_written(tmp_path: Path, form: str) -
 
 def test_rows_without_a_seed_are_named_by_line_or_counted(tmp_path: Path) -> None:
     rows = table().astype({"seed": object})
-    rows.loc[[4, 9], "seed"] = None
+    rows.loc[4, "seed"], rows.loc[9, "seed"] = None, "NA"
 
     with pytest.raises(ResultsError, match=r"no seed in seed for 2 of 36 rows: .*line 6, .*line 11"):
         judged("csv", written(tmp_path, rows), mapped(), tmp_path / "out")
