@@ -79,9 +79,8 @@ def _trial_id(arm: str, seed: int, runs: Runs) -> str:
 def _names(runs: Runs) -> pd.DataFrame:
     """trial_id and attempt of every run."""
     pairs = zip(runs.ends["arm"], runs.ends["seed"], strict=True)
-    return pd.DataFrame(
-        {"trial_id": [_trial_id(arm, seed, runs) for arm, seed in pairs], "attempt": runs.ends["attempt"]}
-    )
+    names = [_trial_id(arm, seed, runs) for arm, seed in pairs]
+    return pd.DataFrame({"trial_id": names, "attempt": runs.ends["attempt"]}, index=runs.ends.index)
 
 
 def _metrics(runs: Runs, values: pd.DataFrame) -> pd.DataFrame:

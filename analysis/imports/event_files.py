@@ -70,8 +70,7 @@ def _scalars(events: Any) -> Iterator[dict[str, Any]]:
 
 
 def _logged(events: Any) -> Iterator[tuple[str, list[tuple[Any, float]]]]:
-    """Every tag of scalars with its events and their values, also those that TF2 and others store as
-    tensors."""
+    """Every tag of scalars with its events and values, also of those that TF2 stores as tensors."""
     from tensorboard.util.tensor_util import make_ndarray
 
     for tag in events.Tags()["scalars"]:

@@ -155,8 +155,7 @@ class Mapped(_Section):
 
 
 def read_mapping(values: Any, source: str) -> Mapped:
-    """The checked mapping; ResultsError names the file, every wrong field, what was given and what is
-    allowed."""
+    """The checked mapping. ResultsError names the file, every wrong field and what is allowed."""
     try:
         return Mapped.model_validate(values)
     except ValidationError as error:

@@ -48,9 +48,10 @@ def read_ray(path: Path, meaning: Mapped) -> Iterator[Table]:
 
 
 def _trial(folder: Path) -> Table:
-    rows, remarks = _reported(folder)
+    trial = _states(folder.parent).get(folder.name)
+    rows, remarks = _reported(folder, trial["config"] if trial else {})
     cells = pd.DataFrame([_texts(row) for row in rows], dtype="str")
-    return _of(cells, folder, _states(folder.parent).get(folder.name), remarks)
+    return _of(cells, folder, trial, remarks)
 
 
 def _of(cells: pd.DataFrame, folder: Path, trial: Mapping[str, Any] | None, remarks: list[str]) -> Table:
@@ -98,9 +99,9 @@ def _states(folder: Path) -> dict[str, dict[str, Any]]:
     return kept
 
 
-def _reported(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _reported(folder: Path, config: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """The trial's rows, nested fields joined by '/', and what is to be told of them."""
-    params = _params(folder)
+    params = _params(folder) or _flat({"config": config})
     rows, remarks = _lines_of_json(folder / "result.json")
     if not rows:
         rows, remarks = _progress(folder / "progress.csv")

@@ -81,9 +81,16 @@ def runs_of(table: Table, meaning: Mapped) -> Runs:
     place = pd.DataFrame({"arm": arm[matched], "seed": numbers, "key": key.astype(str)})
     trial = place.groupby(["arm", "seed", "key"], sort=False).ngroup()
     rows = pd.DataFrame({"trial": trial, "step": steps})
-    ends = _ends(kept, place, rows, column, meaning)
+    ends, aside = _ends(kept, place, rows, column, meaning)
     return Runs(
-        kept, rows, ends, names, seeds, column, ignored, (*table.remarks, *remarks, *_said_of(ends, column))
+        kept,
+        rows,
+        ends,
+        names,
+        seeds,
+        column,
+        ignored,
+        (*table.remarks, *remarks, *aside, *_said_of(ends, column)),
     )
 
 
@@ -105,8 +112,7 @@ def _found(table: Table, place: Place, asked_by: str) -> pd.Series[Any]:
 
 
 def _unmatched(table: Table, meaning: Mapped, arm: pd.Series[Any], seed: pd.Series[Any]) -> tuple[str, ...]:
-    """Names of the runs, or places of the rows, without arm or seed; refused unless the mapping ignores
-    them."""
+    """Who lacks an arm or a seed: names of runs, or places of rows; refused unless they are to be ignored."""
     lost = arm.isna() | seed.isna()
     names = list(dict.fromkeys(_name_of(table, row, meaning) for row in table.known.index[lost]))
     if not names or (meaning.unmatched == "ignore" and not lost.all()):
@@ -224,9 +230,11 @@ def _steps(table: Table, column: str | None, meaning: Mapped) -> pd.Series[Any]:
 
 def _ends(
     table: Table, place: pd.DataFrame, rows: pd.DataFrame, step: str | None, meaning: Mapped
-) -> pd.DataFrame:
-    """How every run ended. Several runs of one arm and seed are its attempts if all but one did not
-    complete."""
+) -> tuple[pd.DataFrame, list[str]]:
+    """How every run ended, and what is told of folders that are none.
+
+    Several runs of one arm and seed are its attempts if all but one did not complete.
+    """
     primary = table.numbers(_source(meaning), f"metrics.{meaning.analysis.primary}")
     primary = primary[rows["step"].loc[primary.index].notna()]
     furthest = rows["step"].loc[primary.index].max() if len(primary) else 0.0
@@ -248,14 +256,31 @@ def _ends(
             (trial, first["arm"], first["seed"], str(known["run"]), first["key"], status, reason, last)
         )
     columns = ["trial", "arm", "seed", "run", "key", "status", "failure_reason", "completed_steps"]
-    return _attempts(
-        pd.DataFrame(found, columns=columns).sort_values("trial", ignore_index=True), table, meaning
+    ends = pd.DataFrame(found, columns=columns).sort_values("trial", ignore_index=True)
+    ends, aside = _without_parts(ends, set(by_run))
+    return _attempts(ends), aside
+
+
+def _without_parts(ends: pd.DataFrame, measured: set[Any]) -> tuple[pd.DataFrame, list[str]]:
+    """Without what logged no primary metric beside a run of its arm and seed that did.
+
+    Some loggers give every curve of a run a folder of its own: these are no attempts.
+    """
+    has = ends["trial"].isin(measured)
+    beside = has.groupby([ends["arm"], ends["seed"]]).transform("any")
+    part = ~has & beside & (ends["status"] == "stopped")
+    if not part.any():
+        return ends, []
+    names = ", ".join(ends.loc[part, "run"].unique()[:NAMED])
+    told = (
+        f"{part.sum()} folders log no primary metric beside a run of their arm and seed that does: {names}."
     )
+    return ends[~part], [told]
 
 
 def _source(meaning: Mapped) -> str:
-    """The column that the primary endpoint is read from."""
-    return meaning.metrics.get(meaning.analysis.primary, meaning.metrics.get(ACCURACY, None)).column  # type: ignore[union-attr]
+    """The column that the primary endpoint is read from; that of accuracy for steps_to_N."""
+    return (meaning.metrics.get(meaning.analysis.primary) or meaning.metrics[ACCURACY]).column
 
 
 def _recorded(
@@ -310,7 +335,7 @@ def _by_its_rows(
     return "stopped", f"ended at {step} {reached:.12g} of {furthest:.12g}, {why}"
 
 
-def _attempts(ends: pd.DataFrame, table: Table, meaning: Mapped) -> pd.DataFrame:
+def _attempts(ends: pd.DataFrame) -> pd.DataFrame:
     late = ends["status"].eq("completed")
     for (arm, seed), runs in ends[late].groupby(["arm", "seed"]):
         if len(runs) > 1:

@@ -101,8 +101,7 @@ def _places(names: Sequence[str], name: str) -> str:
 
 
 def _csv(file: Path) -> tuple[list[list[str]], list[int], str]:
-    """Its rows, their lines and the separator. The last line must have an end, or be closed by a quote: it
-    may be cut."""
+    """Its rows, their lines and the separator. A last line without an end may be cut, and is refused."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -60,6 +60,17 @@ def test_the_folder_that_add_hparams_makes_is_neither_a_run_nor_a_retry(logs: Pa
     assert len(load(tmp_path / "out").runs) == 12
 
 
+def test_a_folder_that_add_scalars_makes_for_another_curve_is_no_attempt(logs: Path, tmp_path: Path) -> None:
+    for place in list(logs.iterdir()):
+        with SummaryWriter(str(place), filename_suffix=".more") as writer:
+            writer.add_scalars("memory", {"peak": 1.0}, 100)
+
+    found = judged("tensorboard", logs, MAPPING, tmp_path / "out")
+
+    assert (found.pairs, len(load(tmp_path / "out").runs)) == (6, 12)
+    assert "12 folders log no primary metric" in remarks(tmp_path / "out")
+
+
 def test_two_runs_in_one_folder_are_refused_with_step_and_files(logs: Path, tmp_path: Path) -> None:
     write(logs, "B", 2, shift=1.0, suffix=".again")
 
