@@ -71,7 +71,7 @@ def load_examples(config: DistillConfig) -> Splits:
     splits = DATASETS[config.dataset].read(config)
     _check_overlap(config, splits)
     _check_numbers(config, splits)
-    few = f"--eval_size {config.eval_size}: only {len(splits.held_out)} rows are held out"
+    few = f"--eval_size {config.eval_size}: only {len(splits.held_out):,} rows are held out"
     return replace(
         splits,
         train=splits.train[: config.subset_size],
@@ -123,12 +123,17 @@ def _check_numbers(config: DistillConfig, splits: Splits) -> None:
         raise InputError(
             f"{source} gives {used} training rows{left_out}, fewer than one step of {step} (--batch_size "
             f"{config.batch_size} x --gradient_accumulation_steps {config.gradient_accumulation_steps}): "
-            f"lower these, or give {'more rows' if rows else f'rows like {gsm8k.FORMAT}'}."
+            f"{'lower these, or give more rows' if rows else f'give more rows like {gsm8k.FORMAT}'}."
+        )
+    if not splits.held_out and config.eval_file:
+        raise InputError(
+            f"--eval_file {config.eval_file} gives no held-out rows{left_out}: "
+            f"give it rows like {gsm8k.FORMAT}."
         )
     if not splits.held_out:
         raise InputError(
-            f"{f'--eval_file {config.eval_file}' if config.eval_file else source} leaves no held-out rows"
-            f"{left_out}: give --eval_file rows of its own, or --train_file more rows to split off."
+            f"{source} leaves no held-out rows{left_out}: "
+            f"give --eval_file rows of its own, or --train_file more rows to split off."
         )
 
 

@@ -39,8 +39,9 @@ def test_numbers_are_normalised(text: str, number: str) -> None:
 @pytest.mark.parametrize(
     "unit",
     [
-        " clips", " clips.", "%", " %", "$", " €", "kg", " kg", " km/h", " km²", "°", " °C", "-star",
-        " party hats", " o'clock", " USD a day", " seconds", " times as many", " Stück", " more of them\nin all",
+        " clips", " clips.", "%", " %", "$", " €", "kg", " kg", " km/h", " km²", "°", " °C",
+        "-star", " party hats", " o'clock", " USD a day", " seconds", " times as many", " Stück",
+        " more of them\nin all",
     ],
 )  # fmt: skip
 def test_a_unit_is_dropped(unit: str) -> None:
