@@ -69,7 +69,7 @@ def download_gsm8k(drop_last_step: bool = False) -> tuple[list[Example], RowCoun
     from huggingface_hub import constants
 
     ways_out = (
-        "Give --train_file a local JSONL of its format, or choose --dataset arithmetic: both need no network."
+        "Give --train_file a local file of its format, or choose --dataset arithmetic: both need no network."
     )
     if not hub_reachable() and not constants.HF_HUB_OFFLINE:
         raise InputError(
