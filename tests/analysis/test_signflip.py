@@ -36,7 +36,10 @@ def test_tied_differences_of_rounded_accuracies_are_counted_as_ties():
 def share_beyond(sample, mean, side):
     """One-sided p by trying every sign, in whole numbers: no rounding, so ties are ties."""
     far = [side * (value - mean) for value in sample]
-    sums = [sum(map(math.prod, zip(signs, far))) for signs in itertools.product((1, -1), repeat=len(far))]
+    sums = [
+        sum(map(math.prod, zip(signs, far, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(far))
+    ]
     return sum(total >= sum(far) for total in sums) / len(sums)
 
 
