@@ -40,7 +40,8 @@ def cautions_of(comparison: Comparison) -> Iterator[str]:
 def _skewed(comparison: Comparison) -> Iterator[str]:
     """How often it comes by chance, and what it misses: docs/statistics.md."""
     z = comparison.sensitivity.skew_z
-    if z is None or abs(z) < CRITICAL or comparison.mode == "aa":
+    untold = comparison.mode == "aa" or comparison.verdict in ("NOT TESTABLE", "DEGENERATE")
+    if z is None or abs(z) < CRITICAL or untold:
         return
     tail = "worse" if z * comparison.endpoint.harm_sign > 0 else "better"
     yield (
