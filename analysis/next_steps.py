@@ -18,8 +18,8 @@ def next_step(comparison: Comparison) -> str:
     if comparison.verdict == "INVALID":
         return "Mend what the failed checks name and run again: only changed trials are run."
     if unpaired(comparison):
-        least = plural(least_for(comparison), "seed")
-        return f"Runs of both arms with the same seeds, at least {least}: more runs like these would not do."
+        least = least_for(comparison)
+        return f"Runs of both arms on the same seeds, at least {least}: more runs like these would not do."
     if any(comparison.lost.values()) and not comparison.look.allowed:
         return _missing_runs(comparison)
     if comparison.mode == "aa":
@@ -58,7 +58,7 @@ def _later_look(comparison: Comparison) -> str | None:
     look = comparison.look
     later = [count for count in look.declared if count > look.ended]
     if later:
-        return f"Go on to the next declared look, at {later[0]} seeds: what is finished is not run again."
+        return f"Go on to the next declared look, at {later[0]} seeds."
     if comparison.cap == "interim":
         return "No declared look is left: plan a new experiment that looks where it ends."
     return None

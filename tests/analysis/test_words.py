@@ -166,7 +166,7 @@ def test_arms_that_share_no_seed_are_unpaired_and_no_import_can_mend_that():
         "NOT TESTABLE: structured and flat share no seed (6 in the one, 6 others in the other): the design "
         "is unpaired, and every test here is of differences within a seed. 0 of 12 runs failed."
     )
-    assert found.next_step.startswith("Runs of both arms with the same seeds, at least 6 seeds")
+    assert found.next_step.startswith("Runs of both arms on the same seeds, at least 6:")
 
 
 def test_a_run_of_ones_own_that_was_interrupted_is_not_called_unpaired():
