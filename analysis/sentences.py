@@ -239,7 +239,7 @@ def _exploratory(comparison: Comparison) -> str:
 def _change(comparison: Comparison) -> str:
     """ "structured raised final eval CE by 0.054, worse than flat"."""
     change, harm_sign = comparison.difference or 0.0, comparison.endpoint.harm_sign
-    if abs(change) <= rounding_of(comparison.rows):
+    if abs(change) <= rounding_of(comparison.rows, comparison.endpoint):
         return (
             f"{comparison.treatment} changed {comparison.endpoint.label} by 0 against {comparison.baseline}"
         )

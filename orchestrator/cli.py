@@ -130,7 +130,8 @@ def report(
 
     Args:
         places: The folder that `kvtune run` wrote (STORAGE/NAME); with --from, files of other people's runs.
-        from_: Report runs that kvtune did not make: csv, tensorboard, wandb-export or ray.
+        from_: Report runs that kvtune did not make: csv, parquet, huggingface, lightning, ray,
+            tensorboard or wandb-export.
         map: With --from: a YAML file that says which columns are arm, seed, step and metric.
         out: With --from: the folder to write; imported/NAME when left out.
         fail_on: Exit 1 if a planned contrast is INFERIOR; inconclusive: also if one is INCONCLUSIVE.

@@ -9,7 +9,7 @@ from analysis.plan import Imported
 from analysis.sentences import decimals_for, number
 from tests.analysis.questions import judged, judged_family
 
-IMPORTED = Imported(source="csv", runs=16, ignored=(), planned=False, remarks=())
+IMPORTED = Imported(source="csv", runs=16, ignored=(), planned=False, remarks=(), step=None)
 ONE_BETTER = [0.05, 0.04, 0.06, 0.05, 0.045, -0.003]
 """Differences that the t test calls harmful and the exact test does not."""
 
