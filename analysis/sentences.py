@@ -171,10 +171,10 @@ def _ranked(comparison: Comparison) -> str:
     worst = comparison.worst_rank
     if worst is None or worst.direction == "neither":
         return ""
-    return (
-        f" With failures ranked worst {comparison.treatment} is {worst.direction} at p = {p_text(worst.p)} "
-        f"({plural(worst.pairs, 'pair')})."
-    )
+    with_them, told = " With failures ranked worst", f"p = {p_text(worst.p)} ({plural(worst.pairs, 'pair')})"
+    if worst.p > comparison.alpha:
+        return f"{with_them} nothing shows either: {told}."
+    return f"{with_them} {comparison.treatment} is {worst.direction} at {told}."
 
 
 def _degenerate(comparison: Comparison) -> str:
@@ -386,11 +386,10 @@ def _missing(comparison: Comparison) -> str:
     seeds = sum(row.kind == "lost" for row in comparison.rows)
     if not seeds or unpaired(comparison):
         return ""
-    of = f"{seeds} of {plural(comparison.planned, 'planned seed')}"
     if comparison.imported:
-        return (
-            f" {seeds} of {plural(comparison.planned, 'seed')} lack a run that ended in one arm or in both."
-        )
+        of = f"{seeds} of {plural(comparison.planned, 'seed')} {'lacks' if seeds == 1 else 'lack'}"
+        return f" {of} a run that ended in one arm or in both."
+    of = f"{seeds} of {plural(comparison.planned, 'planned seed')}"
     if comparison.look.allowed:
         return f" {of} are left for later looks."
     return f" Interim: {of} not finished yet. That is no failure: run the same seeds again."

@@ -5,6 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from analysis import compare, load
+from analysis.intake import import_runs
 from analysis.plan import Imported
 from analysis.sentences import decimals_for, number
 from tests.analysis.questions import judged, judged_family
@@ -169,6 +171,32 @@ def test_arms_that_share_no_seed_are_unpaired_and_no_import_can_mend_that():
     assert found.next_step.startswith("Runs of both arms on the same seeds, at least 6:")
 
 
+def test_a_table_whose_arms_have_other_seeds_is_imported_and_told_as_unpaired(tmp_path):
+    rows = [f"{arm},{first + k},{1 + k / 50}" for arm, first in (("A", 0), ("B", 100)) for k in range(6)]
+    (tmp_path / "runs.csv").write_text("\n".join(["arm,seed,loss", *rows, ""]))
+    mapping = {
+        "arm": "arm",
+        "seed": "seed",
+        "metrics": {"loss": {"column": "loss", "direction": "min"}},
+        "analysis": {"baseline": "A", "primary": "loss"},
+    }
+
+    folder = import_runs("csv", [tmp_path / "runs.csv"], mapping, "map.yaml", tmp_path / "out")
+    found = compare(load(folder), treatment="B")
+
+    assert found.sentence.startswith("NOT TESTABLE: B and A share no seed (6 in the one, 6 others")
+    assert found.sentence.endswith("0 of 12 runs failed.")
+
+
+def test_failures_ranked_worst_say_nothing_where_their_p_is_large():
+    statuses = {(arm, place): "diverged" for place in range(6) for arm in ("flat", "structured")}
+    del statuses["structured", 5]
+
+    found = against_zero([1.0] * 6, statuses=statuses)
+
+    assert "With failures ranked worst nothing shows either: p = 1 (6 pairs)." in found.sentence
+
+
 def test_a_run_of_ones_own_that_was_interrupted_is_not_called_unpaired():
     found = against_zero([1.0] * 12, statuses=SHARED_NOTHING)
 
@@ -182,7 +210,7 @@ def test_seeds_that_one_arm_lacks_are_told_of_imported_runs_without_advice_to_ru
     assert (found.verdict, found.capped_from) == ("INCONCLUSIVE", "SUPERIOR")
     assert "why runs lack is not on record, so nothing is claimed" in found.sentence
     assert found.sentence.endswith(
-        "0 of 17 runs failed. 1 of 9 seeds lack a run that ended in one arm or in both."
+        "0 of 17 runs failed. 1 of 9 seeds lacks a run that ended in one arm or in both."
     )
     assert found.next_step.startswith("Import the runs that 1 seed lacks")
 
