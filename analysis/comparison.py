@@ -83,6 +83,8 @@ class Comparison:
     """A/A over other seeds: the arms' trials take different seeds within a block."""
     notes: tuple[str, ...]
     """What pairs differ in without being invalid."""
+    imported: bool = False
+    """Whether kvtune did not make the runs, and so cannot make them again."""
 
     @property
     def metric(self) -> str:

@@ -199,6 +199,7 @@ def _answer(
         extension=extension_of(plan, (question.treatment, question.baseline)),
         offset=plan.seed_offset(question.treatment) != plan.seed_offset(question.baseline),
         notes=question.notes,
+        imported=plan.imported is not None,
     )
     return plain if question.invalid else _with_verdict(plain, question.deltas, look)
 
