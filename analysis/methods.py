@@ -53,6 +53,7 @@ def _endpoint(plan: Plan) -> str:
     primary = plan.primary
     at = {
         "final": "at the last evaluation",
+        "last": "at each run's own last evaluation",
         "last_k_mean": f"as the mean of the last {primary.k} evaluations",
         "auc": "as the mean over training (area under the curve)",
     }[primary.at]

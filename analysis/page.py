@@ -108,7 +108,7 @@ def _banners(comparisons: Sequence[Comparison]) -> Iterator[str]:
         if comparison.banner is not None:
             yield f"{sentences.capitalised(comparison.banner)}."
         look = comparison.look
-        if not look.allowed:
+        if not (look.allowed or comparison.imported):
             declared = f"declared at {', '.join(map(str, look.declared))}" if look.declared else "at the end"
             yield (
                 f"Interim: {look.ended} of {look.planned} planned seeds have ended, and the plan looks "

@@ -107,7 +107,7 @@ def run(
         plan = in_known_folders(plan, folder.trials)
         known = changes.known_plan(folder, plan)
         missing = missing_cells(plan, folder)
-        preflight(missing, objective)
+        preflight(missing, objective, console)
         refuse_full_disk(missing, folder, objective)
         changes.tell(known, plan, folder, console)
         changes.agree(changes.edits(known, plan, folder), plan, yes=yes, console=console)

@@ -121,7 +121,7 @@ class Analysis(Section):
     def _rising(cls, looks: list[int] | None) -> list[int] | None:
         if looks is not None and (not looks or looks[0] < 1 or sorted(set(looks)) != looks):
             raise InputError(
-                f"looks are numbers of pairs that rise, such as [6, 12], got {short(looks)}: "
+                f"looks are numbers of pairs that rise, such as [8, 12], got {short(looks)}: "
                 "correct them, or leave them out to look once, at the end."
             )
         return looks

@@ -180,14 +180,42 @@ def _between_sections(values: Mapping[str, Any]) -> Iterator[str]:
     try:
         seeds = len(read_seeds(values.get("seeds")))
     except (InputError, TypeError):
+        seeds = 1
+    axes = [len(listed) for listed in grid.values() if isinstance(listed, list)]
+    yield from _too_many_trials(len(arms), axes, seeds)
+    try:
+        plan = Analysis.model_validate(analysis)
+    except ValidationError:
         return
-    looks = analysis.get("looks")
-    if isinstance(looks, list) and looks and isinstance(looks[-1], int) and 0 < looks[-1] < seeds:
+    if plan.looks and plan.looks[-1] < seeds:
         yield (
-            f"analysis.looks ends at {looks[-1]} pairs and {seeds} seeds are planned: "
+            f"analysis.looks ends at {plan.looks[-1]} pairs and {seeds} seeds are planned: "
             f"add {seeds} to the looks, or plan fewer seeds."
         )
-    yield from _too_many_trials(len(arms), [len(v) for v in grid.values() if isinstance(v, list)], seeds)
+    elif plan.looks and plan.mode == "ab" and len(arms) > 1:
+        yield from _hopeless_looks(plan.looks, plan.alpha, (len(arms) - 1) * math.prod(axes))
+
+
+def _hopeless_looks(looks: Sequence[int], alpha: float, contrasts: int) -> Iterator[str]:
+    """A look whose level lies below the smallest exact p of its pairs only costs the others theirs.
+
+    contrasts: of the primary endpoint, every other arm against the baseline at every point of the grid.
+    """
+    from analysis.looks import hopeless, level_of  # they load SciPy, which few experiments need here
+    from analysis.power import least_pairs
+    from analysis.signflip import floor_of
+
+    level = level_of(alpha, looks) / contrasts if contrasts else 0.0
+    if contrasts and (vain := hopeless(level, looks)):
+        least = least_pairs(level)
+        shared = f"{len(looks)} looks" if len(looks) > 1 else "1 look"
+        shared += f" / {contrasts:,} contrasts" if contrasts > 1 else ""
+        yield (
+            f"analysis.looks {short(looks)}: a look at {vain[0]} pairs can never claim anything: its "
+            f"level, alpha {alpha:g} / {shared} = {level:.2g}, lies below the "
+            f"smallest exact p of so few, {floor_of(vain[0]):.2g}. At least {least} pairs are needed: "
+            f"looks: {sorted({max(look, least) for look in looks})}."
+        )
 
 
 def _pairs(value: Any) -> Mapping[str, Any]:
