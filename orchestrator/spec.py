@@ -68,7 +68,11 @@ class ExperimentSpec(Section):
     @classmethod
     def _known_trackers(cls, value: Any) -> Any:
         listed = value if isinstance(value, list) else []
-        found = [str(unknown("tracker", short(name), TRACKERS)) for name in listed if name not in TRACKERS]
+        found = [
+            str(unknown("tracker", name if isinstance(name, str) else short(name), TRACKERS))
+            for name in listed
+            if name not in TRACKERS
+        ]
         if found := found or [
             f"{name} is listed twice: name each tracker once."
             for number, name in enumerate(listed)

@@ -20,8 +20,10 @@ SET_ELSEWHERE = {
     "output_dir": "choose the place with --storage",
     "threads": "set resources.cpus",
     "teacher_cache": "set teacher_cache at the top of the experiment",
+    "storage": "give --storage on the command line",
+    "address": "give --address on the command line",
 }
-"""A trial's fields that an experiment sets by other means."""
+"""What an experiment's trials are given by other means than their fields."""
 TRIAL = tuple(field.name for field in fields(DistillConfig) if field.name not in SET_ELSEWHERE)
 """A trial's fields that base, arms and grid take."""
 FORMS = {
@@ -43,6 +45,18 @@ HOMES: Mapping[str, str] = {
     **dict.fromkeys(TRIAL, "base"),
 }
 """Where every field belongs; "": at the top."""
+ELSEWHERE = {
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "model": "model_name",
+    "metric": "primary",
+    "endpoint": "primary",
+    "control": "baseline",
+    "num_samples": "seeds",
+}
+"""What other trainers and tuners call our fields."""
 NOUNS = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -110,7 +124,8 @@ def unknown_field(section: str, name: str, value: Any = None) -> str:
         return f"{where} does not belong here: {SET_ELSEWHERE[plain]}."
     if plain in HOMES and plain not in ours:
         return f"{where} {'stands at the top and ' * (not section)}belongs {_at_home(plain, value)}."
-    if close := get_close_matches(plain, HOMES, n=1):
+    nearest = (section and get_close_matches(plain, ours, n=1)) or get_close_matches(plain, HOMES, n=1)
+    if close := [ELSEWHERE[plain]] if plain in ELSEWHERE else nearest:
         at_home = "" if close[0] in ours else f", which belongs {_at_home(close[0], value)}"
         return f"{section}: field {name!r} is unknown. Did you mean {close[0]!r}{at_home}?".removeprefix(": ")
     known = "`kvtune train --help` lists a trial's" if in_trial else f"known: {', '.join(ours)}"
@@ -151,6 +166,9 @@ def _way(where: str, kind: str, value: Any, expected: str) -> str:
         return f"did you mean {close[0]}" if close else ""
     if kind in ("dict_type", "model_type"):
         return f"write {_merged(where, value) or form_of(where)}"
+    one = isinstance(value, list) and len(value) == 1 and not name.isdecimal()
+    if section != "grid" and one:
+        return f"write {name}: {value[0]}, without brackets"[:LONGEST]
     if name in TRIAL and (several := _several(value)) is not None:
         return _axis(name, several, section)
     return _scalar(name, kind, value)
@@ -164,8 +182,6 @@ def _scalar(name: str, kind: str, value: Any) -> str:
         return f"write {name}: {int(value)}"
     if kind == "string_type" and not isinstance(value, (list, dict)):
         return f"quote it, {name}: '{value}'"
-    if kind == "string_type" and isinstance(value, list) and len(value) == 1:
-        return f"write {name}: {short(value[0])}, without brackets"
     if not isinstance(value, str):
         return ""
     if kind == "bool_type" and value.lower() in YES + NO:
