@@ -375,11 +375,16 @@ def _taken_back(comparison: Comparison) -> str:
 def _failed(comparison: Comparison) -> str:
     """Runs that failed, seeds left out, and planned runs that are still missing."""
     total = sum(map(len, recorded_seeds(comparison))) if comparison.imported else 2 * comparison.planned
-    failed = sum(comparison.failures.values())
-    text = f"{failed} of {plural(total, 'run')} failed"
-    if failed:
-        text += f" ({', '.join(f'{arm} {count}' for arm, count in comparison.failures.items() if count)})"
-    return f"{text}.{_missing(comparison)}"
+    stopped = {arm: counts.get("stopped", 0) for arm, counts in comparison.statuses.items()}
+    failed = {arm: count - stopped[arm] for arm, count in comparison.failures.items()}
+    early = f"; {sum(stopped.values())} ended early{_by_arm(stopped)}" if any(stopped.values()) else ""
+    whole = f"{sum(failed.values())} of {plural(total, 'run')} failed{_by_arm(failed)}"
+    return f"{whole}{early}.{_missing(comparison)}"
+
+
+def _by_arm(counts: Mapping[str, int]) -> str:
+    told = ", ".join(f"{arm} {count}" for arm, count in counts.items() if count)
+    return f" ({told})" if told else ""
 
 
 def _missing(comparison: Comparison) -> str:

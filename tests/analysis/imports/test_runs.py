@@ -11,6 +11,7 @@ import pytest
 
 from analysis import ResultsError, load
 from analysis.imports.mapping import read_mapping
+from analysis.sentences import sentence
 from tests.analysis.imports.records import DIFFERENCE, judged, mapped, remarks, statuses, table
 
 
@@ -117,6 +118,7 @@ def test_runs_that_stop_by_a_rule_of_their_own_are_compared_at_their_ends(tmp_pa
     found = judged("csv", file, mapped(analysis={"at": "last"}), tmp_path / "out")
 
     assert (furthest.verdict, furthest.pairs) == ("NOT TESTABLE", 0)
+    assert "0 of 12 runs failed; 11 ended early (A 6, B 5)." in sentence(furthest)
     assert statuses(tmp_path / "furthest")["A-seed0"][1] == "ended at iter 300 of 410, no reason on record"
     assert "11 of 12 runs ended before iter 410" in remarks(tmp_path / "furthest")
     assert (found.verdict, found.difference, found.pairs) == ("SUPERIOR", pytest.approx(DIFFERENCE), 6)
