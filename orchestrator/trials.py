@@ -16,7 +16,15 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from orchestrator.spec import MAX_SEED, ExperimentSpec
-from trainables.config import DIGESTS, LITERALS, DistillConfig, InputError, meaning, unknown
+from trainables.config import (
+    DIGESTS,
+    LITERALS,
+    NOT_PART_OF_THE_RESULT,
+    DistillConfig,
+    InputError,
+    meaning,
+    unknown,
+)
 from trainables.trial_folder import sha256_of
 
 SET_ELSEWHERE = {
@@ -102,6 +110,31 @@ class Plan:
         }
         text = json.dumps(plan, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return {"name": plan["name"], "plan_hash": hashlib.sha256(text.encode()).hexdigest()[:12], **plan}
+
+
+    @property
+    def setup(self) -> dict[str, Any]:
+        """What was trained with what, for the report: the fields that all arms share, and each arm's own.
+
+        Defaults are filled in, the teacher's as `teacher`; in no hash, for the arms' configs are in it already.
+        """
+        hidden = {*NOT_PART_OF_THE_RESULT, "seed"}
+        arms = {
+            cell.arm: {
+                **{name: value for name, value in cell.config.to_dict().items() if name not in hidden},
+                "teacher": cell.config.teacher,
+            }
+            for cell in self.cells
+        }
+        first = next(iter(arms.values()))
+        shared = {name: v for name, v in first.items() if all(other[name] == v for other in arms.values())}
+        return {
+            "shared": shared,
+            "arms": {
+                arm: {name: value for name, value in fields.items() if name not in shared}
+                for arm, fields in arms.items()
+            },
+        }
 
 
 def make_plan(spec: ExperimentSpec) -> Plan:
