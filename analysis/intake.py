@@ -58,7 +58,13 @@ def import_runs(
     folder.plan.write_text(json.dumps(plan, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     facts.to_parquet(folder.runs, index=False)
     metrics.to_parquet(folder.metrics, index=False)
-    told = {"imported_from": kind, "files": [str(path) for path in files], "mapping": source}
+    columns = {name: metric.column for name, metric in meaning.metrics.items()}
+    told = {
+        "imported_from": kind,
+        "files": [str(path) for path in files],
+        "mapping": source,
+        "metrics": columns,
+    }
     folder.provenance.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     return folder.path
 

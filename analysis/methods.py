@@ -188,7 +188,8 @@ def _again(results: Results) -> Iterator[str]:
     earlier = earlier_attempts(runs[runs["trial_id"].isin(planned)])
     if len(earlier):
         counts = _and(_counted(earlier["status"], ENDED))
-        yield f"Of {plural(len(earlier), 'attempt')} that another attempt at the same run followed, {counts}."
+        verb = "was" if len(earlier) == 1 else "were"
+        yield f"{plural(len(earlier), 'attempt')} {verb} followed by another at the same run: {counts}."
 
 
 def _counted(statuses: Iterable[str], words: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from analysis.plan import Imported
 from analysis.records import Experiment
+from analysis.sentences import plural
 
 Fields = Mapping[str, Any]
 """One arm's configuration with its defaults filled in, as plan.json's `setup` has it."""
@@ -159,7 +160,7 @@ def _leaf(name: str) -> str:
 def _records(experiment: Experiment, imported: Imported) -> Iterator[tuple[str, str]]:
     """What is known of runs that were made elsewhere."""
     files = experiment.provenance.get("files")
-    count = f", {len(files)} paths given" if isinstance(files, list) else ""
+    count = f", {plural(len(files), 'path')} given" if isinstance(files, list) else ""
     yield "records", f"{imported.source}{count}"
     left = f"; {len(imported.ignored)} left out" if imported.ignored else ""
     yield "runs read", f"{imported.runs}{left}"

@@ -45,9 +45,7 @@ def tables_of(results: Results) -> dict[str, pd.DataFrame]:
 
 def with_seed_names(table: pd.DataFrame, names: Mapping[int, str]) -> pd.DataFrame:
     """The table with what its seeds are called, where they have names."""
-    if not names or "seed" not in table:
-        return table
-    return table.assign(seed_name=[names.get(int(seed), str(seed)) for seed in table["seed"]])
+    return table.assign(seed_name=table["seed"].map(names)) if names and "seed" in table else table
 
 
 def seed_record(row: SeedRow) -> dict[str, Any]:

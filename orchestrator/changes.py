@@ -69,7 +69,7 @@ def history(known: KnownPlan | None, plan: Plan, folder: ResultsFolder, at: str)
     earlier = list(known.get("history") or [])
     ours = plan.to_dict()
     before, now = known.get("analysis") or {}, ours["analysis"]
-    same = all(before.get(name) == now[name] for name in ("primary", "looks"))
+    same = all(before.get(name, now[name]) == now[name] for name in ("primary", "looks"))
     if same and sorted(known["seeds"]) == sorted(ours["seeds"]) and _same_arms(known["arms"], ours["arms"]):
         return earlier
     told = {entry["plan_hash"] for entry in earlier}
