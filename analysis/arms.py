@@ -14,16 +14,14 @@ from analysis.spread import sd_of
 PARAMETERS = ("student_params", "trainable_params", "aligner_params")
 
 
-def arms_table(
-    outcomes: pd.DataFrame, gradients: pd.DataFrame, runs: pd.DataFrame
-) -> list[dict[str, Any]]:
+def arms_table(outcomes: pd.DataFrame, gradients: pd.DataFrame, runs: pd.DataFrame) -> list[dict[str, Any]]:
     """One dict per arm in planned order, None where nothing is known.
 
     gradients: the curves of grad_norm. runs: one row per attempt.
 
     n, mean, sd, min, max, median: endpoint over completed runs (mean and SD None where a value is unbounded).
-    planned, failures, lost: counts of runs. failure_rate: failures / planned. retries: attempts that failed and
-    were followed by another; interruptions: attempts cancelled or preempted that were followed by another.
+    planned, failures, lost: counts of runs. failure_rate: failures / planned. retries: attempts that failed
+    and were followed by another; interruptions: attempts cancelled or preempted and followed by another.
     first_nonfinite_step: earliest over runs. grad_norm_ratio: median over runs of p99 / p50 of the logged
     gradient norm. wall_s, tokens_per_s: medians; peak_mem_bytes: largest. Parameters: counts.
     """

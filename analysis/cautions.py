@@ -41,6 +41,6 @@ def weak_teacher(solved: Mapping[str, float]) -> Iterator[str]:
     """solved: teacher -> share of held-out problems that it gets right by itself; weak ones alone."""
     for teacher, share in solved.items():
         yield (
-            f"The teacher {teacher} solves only {100 * share:.1f} % of held-out problems itself: its cache has "
-            "little to teach, and what holds here need not hold with an able teacher."
+            f"The teacher {teacher} solves only {100 * share:.1f} % of held-out problems itself: its cache "
+            "has little to teach, and what holds here need not hold with an able teacher."
         )

@@ -95,7 +95,9 @@ def draw_all(results: Results, folder: Path, second: Executor | None = None) -> 
     found = [draft for figure in FIGURES for draft in figure(scene)]
     names = results.experiment.plan.seed_names
     drafts = [
-        replace(draft, table=with_seed_names(draft.table, names)) for draft in found if isinstance(draft, Draft)
+        replace(draft, table=with_seed_names(draft.table, names))
+        for draft in found
+        if isinstance(draft, Draft)
     ]
     theirs = (
         {draft.name: second.submit(_drawn, draft, folder) for draft in reversed(drafts)} if second else {}

@@ -149,7 +149,7 @@ def _families(results: Results) -> Iterator[str]:
 
 
 def _looks(results: Results) -> Iterator[str]:
-    """What the plan says of looking, and where this look stands. Who looked before is known of plans alone."""
+    """What the plan says of looking, and where this look stands; who looked before only its history tells."""
     looks = [comparison.look for comparison in results.comparisons]
     declared, ended = looks[0].declared, sorted({look.ended for look in looks})
     state = f"{' to '.join(map(str, dict.fromkeys((ended[0], ended[-1]))))} of {looks[0].planned} seeds"
@@ -158,9 +158,10 @@ def _looks(results: Results) -> Iterator[str]:
         counts = ", ".join(map(str, declared))
         yield f"Looks were declared at {counts} seeds, each at alpha / {len(declared)}; this is {state}."
     elif imported is not None:
-        yield f"Whether the data were looked at while they came in is not known; {state} have ended in both arms."
+        yield f"Whether the data were looked at before is not known; {state} have ended in both arms."
     elif all(look.final for look in looks):
-        yield f"The plan provides for one test, at the end, and all {looks[0].planned} planned seeds have ended."
+        seeds = f"all {looks[0].planned} planned seeds"
+        yield f"The plan provides for one test, at the end, and {seeds} have ended."
     else:
         yield f"This is an interim state, {state}; the plan provides for one test, at the end."
     for banner in dict.fromkeys(c.banner for c in results.comparisons if c.banner):
@@ -175,7 +176,11 @@ def _outcomes(results: Results) -> Iterator[str]:
     yield f"Of {plural(len(results.cells), 'run' if found else 'planned run')}{found}, {_and(parts)}."
     yield from _again(results)
     if any(comparison.worst_rank for comparison in results.comparisons):
-        claim = "" if results.experiment.plan.mode == "aa" else ", and a claim had to hold with failures ranked worst"
+        claim = (
+            ""
+            if results.experiment.plan.mode == "aa"
+            else ", and a claim had to hold with failures ranked worst"
+        )
         yield (
             "Failed runs were counted as outcomes: seeds with a failure left the paired analysis, failures "
             f"were compared by McNemar's exact test{claim}."
@@ -205,7 +210,8 @@ def _checks(results: Results) -> Iterator[str]:
     by_status: dict[str, list[str]] = {}
     for name, found in status.items():
         by_status.setdefault(found, []).append(name)
-    text = f"Of {len(status)} validity checks that come before any test, {len(by_status.get('passed', []))} passed"
+    passed = len(by_status.get("passed", []))
+    text = f"Of {len(status)} validity checks that come before any test, {passed} passed"
     for kind, word in (("failed", "failed"), ("not checked", "could not be made")):
         if names := by_status.get(kind):
             text += f"; {len(names)} {word} ({', '.join(names)})"

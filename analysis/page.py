@@ -28,8 +28,9 @@ TONES = {
 """Verdict -> colour of its box; all others are neutral."""
 
 SECTIONS = {
-    "verdict": "Verdict", "contrasts": "All contrasts", "plan": "Plan", "setup": "Setup", "validity": "Validity",
-    "complete": "Completeness", "seeds": "Primary endpoint", "sensitivity": "Sensitivity",
+    "verdict": "Verdict", "contrasts": "All contrasts", "plan": "Plan", "setup": "Setup",
+    "validity": "Validity", "complete": "Completeness", "seeds": "Primary endpoint",
+    "sensitivity": "Sensitivity",
     "learning": "Learning curves", "stability": "Stability", "arms": "Arms", "secondary": "Secondary, grid",
     "exploratory": "Exploratory", "cost": "Cost", "needed": "Seeds needed", "methods": "Methods",
     "provenance": "Provenance", "words": "Words used here",
@@ -119,7 +120,7 @@ def checks_text(comparison: Comparison) -> str:
     failed = f"; {len(comparison.findings)} failed" if comparison.findings else ""
     if not unmade:
         return f"All {count} could be made{failed}."
-    return f"{unmade} of {count} could not be made, for lack of records{failed}."
+    return f"{unmade} of {count} could not be made{failed}."
 
 
 def _seeds_text(plan: Plan) -> str:
@@ -131,12 +132,16 @@ def _seeds_text(plan: Plan) -> str:
 def _looks_text(plan: Plan) -> str:
     if plan.looks:
         return f"declared at {', '.join(map(str, plan.looks))} seeds, each at alpha / {len(plan.looks)}"
-    return "one, at the end" if plan.imported is None else "none declared; whether there were any is not known"
+    return (
+        "one, at the end" if plan.imported is None else "none declared; whether there were any is not known"
+    )
 
 
 def _completeness_text(plan: Plan) -> str:
     if plan.imported is not None and not plan.imported.planned:
-        return "The table holds every seed that was found, in every arm: a run without any record is not missed."
+        return (
+            "The table holds every seed that was found, in every arm: a run without any record is not missed."
+        )
     return "The table is built from the plan: a trial that left no trace still has its cell."
 
 

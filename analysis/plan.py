@@ -145,7 +145,7 @@ class Plan:
     smoothing: int = 1
     """Points of the running mean that learning curves are drawn with; 1: none. No number is read from it."""
     setup: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Arm -> its trials' configuration with the defaults filled in, `teacher` among it; empty where unknown."""
+    """Arm -> its trials' configuration, defaults and the teacher's name filled in; empty where unknown."""
     imported: Imported | None = None
     """None for experiments that kvtune ran."""
     seed_names: Mapping[int, str] = field(default_factory=dict)

@@ -192,7 +192,8 @@ def _remarks(experiment: Experiment) -> Iterator[str]:
 def ignored_text(names: Sequence[str]) -> str:
     """How many runs the mapping leaves out, and which."""
     shown = ", ".join(names[:MOST_NAMES]) + (", and more" if len(names) > MOST_NAMES else "")
-    return f"{plural(len(names), 'run')} left out, since the mapping ignores what it matches to nothing: {shown}."
+    left = f"{plural(len(names), 'run')} left out"
+    return f"{left}, since the mapping ignores what it matches to nothing: {shown}."
 
 
 def _deviations(results: Results) -> Iterator[str]:
@@ -205,8 +206,8 @@ def _deviations(results: Results) -> Iterator[str]:
         other = " and another primary endpoint" if asked_otherwise(plan, entry) else ""
         looked = "and was looked at" if entry.looked else "and was not looked at"
         yield (
-            f"An earlier plan ({entry.plan_hash}) with {same}{other} and seeds {_listed(entry.seeds)} ran here "
-            f"until {entry.at}, {looked}."
+            f"An earlier plan ({entry.plan_hash}) with {same}{other} and seeds {_listed(entry.seeds)} ran "
+            f"here until {entry.at}, {looked}."
         )
     capped = [comparison for comparison in results.comparisons if comparison.cap == "interim"]
     if capped:

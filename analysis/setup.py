@@ -14,7 +14,7 @@ Fields = Mapping[str, Any]
 """One arm's configuration with its defaults filled in, as plan.json's `setup` has it."""
 
 WEAK = 0.5
-"""Share of held-out problems that a teacher should solve by itself; below it most of its answers are wrong."""
+"""Share of held-out problems that a teacher should solve; below it most of its own answers are wrong."""
 READS = {
     "latent": "reasons in latent tokens",
     "same_sequence": "reads the chain of thought itself",
@@ -22,7 +22,7 @@ READS = {
 
 
 def setup_of(experiment: Experiment) -> dict[str, str]:
-    """Name -> fact, in the order of reading; what differs between arms names them. Empty where none is known."""
+    """Name -> fact, in the order of reading; what differs names its arms. Empty where nothing is known."""
     imported = experiment.plan.imported
     if imported is not None:
         return dict(_records(experiment, imported))
@@ -48,7 +48,7 @@ def _told(fact: Callable[[Fields, Experiment], str], fields: Fields, experiment:
 
 
 def solved_by_teacher(fields: Fields, provenance: Mapping[str, Any]) -> float | None:
-    """Share of held-out problems that the arm's teacher solves by itself; None where no launch measured it."""
+    """Share of held-out problems that the arm's teacher solves itself; None where no launch measured it."""
     launches = [provenance, *reversed(provenance.get("earlier_launches") or [])]
     for launch in launches:
         for record in launch.get("teachers") or []:

@@ -111,12 +111,11 @@ class Plan:
         text = json.dumps(plan, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return {"name": plan["name"], "plan_hash": hashlib.sha256(text.encode()).hexdigest()[:12], **plan}
 
-
     @property
     def setup(self) -> dict[str, Any]:
         """What was trained with what, for the report: the fields that all arms share, and each arm's own.
 
-        Defaults are filled in, the teacher's as `teacher`; in no hash, for the arms' configs are in it already.
+        Defaults are filled in, the teacher's as `teacher`. In no hash: the cells' config hashes hold it all.
         """
         hidden = {*NOT_PART_OF_THE_RESULT, "seed"}
         arms = {

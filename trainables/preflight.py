@@ -50,8 +50,8 @@ def check(config: DistillConfig) -> None:
 def prepare(config: DistillConfig, progress: Callable[[str], None]) -> float | None:
     """Have the built-in teacher ready where it is asked for: trained once if need be, its skill checked.
 
-    And the teacher's lessons in --teacher_cache, where that is given. Hands back the share of held-out problems
-    that the built-in teacher solves; None of another, which nobody asks to solve any.
+    And the teacher's lessons in --teacher_cache, where that is given. Hands back the share of held-out
+    problems that the built-in teacher solves; None of another, which nobody asks to solve any.
     """
     solved = ensure_teacher(config, progress) if config.teacher == BUILTIN_TEACHER else None
     if config.teacher_cache is not None:

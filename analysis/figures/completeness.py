@@ -11,7 +11,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.canvas import GRID, MUTED, NARROW, PAPER, WIDE, brief, legend
+from analysis.canvas import GRID, MUTED, NARROW, PAPER, WIDE, brief, legend, shortened
 from analysis.figures.draft import Draft, Drafts, Scene
 
 STATUS_LOOKS: dict[str, tuple[str, str]] = {
@@ -58,7 +58,8 @@ def completeness_figure(table: pd.DataFrame, names: Mapping[int, str], *, narrow
     rows = len(arms) * max(
         max(0.3, 0.15 * (1 + brief(arm, 12 if narrow else 22).count("\n"))) for arm in arms
     )
-    height = 0.55 + max(rows, 0.6) + 0.22 * legend_lines
+    upright = 0.075 * max((len(shortened(name)) for name in names.values()), default=0)
+    height = 0.55 + max(rows, 0.6) + 0.22 * legend_lines + upright
     figure = Figure(figsize=(NARROW if narrow else WIDE, height), layout="constrained")
     ax = plot_completeness(table, arms, seeds, figure.subplots(), 12 if narrow else 22)
     _name_seeds(ax, seeds, names)
@@ -95,7 +96,7 @@ def plot_completeness(
 def _name_seeds(ax: Axes, seeds: Sequence[int], names: Mapping[int, str]) -> None:
     """Twenty seeds at most, by number; by name where they have one, which then stands upright."""
     every = -(-len(seeds) // 20)
-    labels = [brief(names.get(seed, str(seed)), 16) for seed in seeds[::every]]
+    labels = [shortened(names.get(seed, str(seed))) for seed in seeds[::every]]
     ax.set_xticks(range(0, len(seeds), every), labels, rotation=90 if names else 0)
 
 

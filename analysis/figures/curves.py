@@ -37,7 +37,8 @@ def drafts(scene: Scene) -> Drafts:
         yield Missing(name="curves", title=TITLE, reason="no run logged a finite value")
         return
     metrics = [metric for metric, split in shown if scene.curves(metric, split)]
-    yield _draft(groups, metrics, scene.styles, plan)
+    logged = set(scene.results.experiment.metrics["metric"].cat.categories)
+    yield _draft(groups, metrics, scene.styles, plan, own="kv_loss" in logged)
 
 
 def axis_of(plan: Plan, endpoint: Endpoint) -> str:
@@ -49,8 +50,14 @@ def axis_of(plan: Plan, endpoint: Endpoint) -> str:
 
 
 def _draft(
-    groups: Sequence[tuple[str, list[ArmCurve]]], metrics: Sequence[str], styles: Styles, plan: Plan
+    groups: Sequence[tuple[str, list[ArmCurve]]],
+    metrics: Sequence[str],
+    styles: Styles,
+    plan: Plan,
+    *,
+    own: bool,
 ) -> Draft:
+    """own: whether a loss was logged that means something else in every arm."""
     behind = [
         curve.mean.assign(metric=metric, arm=curve.arm)
         for metric, (_, curves) in zip(metrics, groups, strict=True)
@@ -62,28 +69,42 @@ def _draft(
     ends = sum(len(curve.ends) for curve in main)
     crosses = f" Crosses: the last finite point of {plural(ends, 'failed run')}." if ends else ""
     points = max(len(curve.mean) for _, curves in groups for curve in curves)
+    timed = len(_axes_of(groups)) > 1
+    by_time = (
+        " By wall time: the mean of what every run had last reported; a completed run keeps its last value."
+        if timed
+        else " No times are on record."
+    )
+    left = " The KV loss is not drawn: each arm's target is its own projection." if own else ""
     return Draft(
         name="curves",
         title=TITLE,
         caption=(
             f"Mean over runs with the pointwise {100 * (1 - plan.alpha):g} % t interval; {counts_text(main)}."
-            f"{thin}{crosses} By wall time: the mean of what every run had last reported; a run "
-            f"that completed keeps its last value.{thinning_text(points)} {smoothing_text(plan.smoothing)}, "
-            "and nothing is interpolated. The KV loss is not drawn: "
-            "each arm's target is its own projection."
+            f"{thin}{crosses}{by_time}{thinning_text(points)} {smoothing_text(plan.smoothing)}, and nothing "
+            f"is interpolated.{left}"
         ),
-        alt=f"Learning curves of {' and '.join(label for label, _ in groups)} by step and by wall time.",
+        alt=(
+            f"Learning curves of {' and '.join(label for label, _ in groups)} by step"
+            f"{' and by wall time' if timed else ''}."
+        ),
         table=pd.concat(behind, ignore_index=True),
         draw=partial(curves_figure, drawn, styles),
     )
+
+
+def _axes_of(groups: Sequence[tuple[str, Sequence[ArmCurve]]]) -> list[str]:
+    """By step, and by wall time where any run has times."""
+    timed = any(len(curve.by_time) for _, curves in groups for curve in curves)
+    return [x for x in UNITS if x == "step" or timed]
 
 
 def curves_figure(
     groups: Sequence[tuple[str, Sequence[ArmCurve]]], styles: Styles, *, narrow: bool = False
 ) -> Figure:
     """Per metric: by step with the strip of n below, and by wall time. `groups`: axis label, curves."""
-    columns = 1 if narrow else 2
-    blocks = [(label, curves, x) for label, curves in groups for x in UNITS]
+    blocks = [(label, curves, x) for label, curves in groups for x in _axes_of(groups)]
+    columns = 1 if narrow else min(2, len(blocks))
     lines = len(blocks) // columns
     key_columns, signs = key_shape(list(styles), narrow=narrow)
     key = {wrapped(arm, signs): line for arm, line in arm_lines(styles, list(styles)).items()}

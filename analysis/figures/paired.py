@@ -12,7 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.canvas import INK, MUTED, NARROW, PAPER, WIDE, brief, wrapped
+from analysis.canvas import INK, MUTED, NARROW, PAPER, WIDE, brief, shortened, wrapped
 from analysis.comparison import Comparison
 from analysis.figures.draft import Draft, Drafts, Missing, Scene, Styles
 from analysis.figures.marks import drawable, spread, spread_text, thinned, two_lines
@@ -42,9 +42,7 @@ def drafts(scene: Scene) -> Drafts:
             yield Missing(name=f"paired-{place}", title=title, reason="there is no complete pair")
 
 
-def _draft(
-    comparison: Comparison, styles: Styles, names: Mapping[int, str], name: str, title: str
-) -> Draft:
+def _draft(comparison: Comparison, styles: Styles, names: Mapping[int, str], name: str, title: str) -> Draft:
     decimals = decimals_of(comparison)
     margin = f" Dashed lines: the margin, ±{comparison.margin:g}." if comparison.margin is not None else ""
     exact = (
@@ -76,7 +74,7 @@ def _draft(
 def paired_figure(
     comparison: Comparison, styles: Styles, names: Mapping[int, str], *, narrow: bool = False
 ) -> Figure:
-    """Slopes beside differences; below each other where there is one column. names: of seeds that have one."""
+    """Slopes beside differences; below each other where there is one column. names: of seeds, if any."""
     rows = min(comparison.pairs, LABELLED) + 2
     tall = max(2.4, 0.9 + 0.2 * rows)
     if narrow:
@@ -151,7 +149,7 @@ def _plot_mean(comparison: Comparison, ax: Axes, place: float) -> None:
 
 def _label_seeds(ax: Axes, pairs: Sequence[SeedRow], places: Floats, names: Mapping[int, str]) -> None:
     numbers = [f"seed {row.seed}" if n == 0 else str(row.seed) for n, row in enumerate(pairs)]
-    labels = [brief(names.get(row.seed, number), 16) for row, number in zip(pairs, numbers, strict=True)]
+    labels = [shortened(names.get(row.seed, number)) for row, number in zip(pairs, numbers, strict=True)]
     if len(pairs) > LABELLED:
         middle = [float(places.mean())]
         ax.set_yticks([-0.6, *middle], ["mean", f"{len(pairs)}\nseeds"])

@@ -19,7 +19,7 @@ from analysis.names import level_text
 from analysis.page import checks_text
 from analysis.plan import read_object
 from analysis.report import write_report
-from analysis.results import Results, analyse
+from analysis.results import analyse
 from analysis.setup import WEAK
 from tests.analysis.fakes import FakeExperiment, loaded
 from tests.analysis.test_intake import mapped, table

@@ -84,7 +84,9 @@ def test_what_the_teacher_solves_stays_in_the_provenance_through_later_launches(
     able = replace(FAKE, prepare=f"{__name__}:skilled")
     spec = spec_from(experiment(), "test")
     for _ in range(2):
-        summary = run(spec, storage=place, address="serial", objective=able, console=Console(file=io.StringIO()))
+        summary = run(
+            spec, storage=place, address="serial", objective=able, console=Console(file=io.StringIO())
+        )
 
     told = json.loads((summary.folder / "provenance.json").read_text())
     (taught,) = told["earlier_launches"][0]["teachers"]
