@@ -135,7 +135,7 @@ def _latex_comparisons(results: Results) -> str:
             )
     plan = results.experiment.plan
     caption = (
-        f"Paired differences by seed of {plan.name} (plan {plan.plan_hash}): p by exact sign-flips, by the "
+        f"Paired differences by seed of {plan.name} (plan {plan.plan_hash}): p by sign-flips, by the "
         "paired t test, and the larger of both after Holm."
     )
     return latex_table(heads, rows, "lrrrrrrl", caption, "comparisons")

@@ -19,6 +19,7 @@ from analysis.figures.marks import drawable, spread, spread_text, thinned, two_l
 from analysis.pairing import SeedRow
 from analysis.ragged import Floats
 from analysis.sentences import decimals_of, interval_text, level, number, plural
+from analysis.signflip import ENUMERATED
 from analysis.tables import seed_record
 
 LABELLED = 24
@@ -46,7 +47,7 @@ def _draft(comparison: Comparison, styles: Styles, names: Mapping[int, str], nam
     decimals = decimals_of(comparison)
     margin = f" Dashed lines: the margin, ±{comparison.margin:g}." if comparison.margin is not None else ""
     exact = (
-        "thin bar: exact sign-flip interval"
+        f"thin bar: {'exact ' if comparison.pairs <= ENUMERATED else ''}sign-flip interval"
         if comparison.interval_exact is not None
         else "too few pairs for an exact interval"
     )
