@@ -200,7 +200,8 @@ def _again(results: Results) -> Iterator[str]:
 def _counted(statuses: Iterable[str], words: Mapping[str, tuple[str, str]]) -> list[str]:
     """ "3 completed", "1 was cancelled"."""
     counts = Counter(statuses)
-    return [f"{counts[name]} {word[counts[name] > 1]}" for name, word in words.items() if counts[name]]
+    told = {**words, **{name: (name, name) for name in counts if name not in words}}
+    return [f"{counts[name]} {word[counts[name] > 1]}" for name, word in told.items() if counts[name]]
 
 
 def _checks(results: Results) -> Iterator[str]:

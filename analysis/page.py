@@ -153,7 +153,8 @@ def _carried_out(results: Results) -> str:
     left = int(cells["status"].isin(ADMINISTRATIVE).sum())
     if left:
         return f"None is known so far; {left} of {sentences.plural(len(cells), 'run')} have no result yet."
-    return f"None is known: one plan, and all of its {sentences.plural(len(cells), 'run')} have ended."
+    whole = "one plan, and all of its" if imported is None else "of the grid on record all"
+    return f"None is known: {whole} {sentences.plural(len(cells), 'run')} have ended."
 
 
 def _banners(comparisons: Sequence[Comparison]) -> Iterator[str]:
