@@ -110,7 +110,7 @@ def _when_named(plan: Plan) -> str:
         return "named in the mapping by which the runs were read"
     others = [entry for entry in plan.history if asked_otherwise(plan, entry)]
     if any(entry.looked for entry in others):
-        return "named after a report of an earlier plan that had named another"
+        return "named after a report of an earlier plan that had named another endpoint or margin"
     if any(entry.primary is None for entry in plan.history):
         return "named in the plan"
     return "named before any report" if others else "named before the run"

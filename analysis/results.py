@@ -203,7 +203,7 @@ def _deviations(results: Results) -> Iterator[str]:
     )
     for entry in plan.history:
         same = "the same arms" if entry in same_arms(plan, list(plan.arms)) else "other arms"
-        other = " and another primary endpoint" if asked_otherwise(plan, entry) else ""
+        other = " and another primary endpoint or margin" if asked_otherwise(plan, entry) else ""
         looked = "and was looked at" if entry.looked else "and was not looked at"
         yield (
             f"An earlier plan ({entry.plan_hash}) with {same}{other} and seeds {_listed(entry.seeds)} ran "

@@ -49,19 +49,24 @@ def _told(fact: Callable[[Fields, Experiment], str], fields: Fields, experiment:
 
 def solved_by_teacher(fields: Fields, provenance: Mapping[str, Any]) -> float | None:
     """Share of held-out problems that the arm's teacher solves itself; None where no launch measured it."""
-    launches = [provenance, *reversed(provenance.get("earlier_launches") or [])]
-    for launch in launches:
-        for record in launch.get("teachers") or []:
-            known = {name: value for name, value in record.items() if name != "accuracy"}
-            if all(fields.get(name) == value for name, value in known.items()):
-                return float(record["accuracy"])
+    for launch in [provenance, *reversed(_objects(provenance.get("earlier_launches")))]:
+        for record in _objects(launch.get("teachers")):
+            known = [name for name in record if name != "accuracy"]
+            solved = record.get("accuracy")
+            if isinstance(solved, float | int) and all(fields.get(name) == record[name] for name in known):
+                return float(solved)
     return None
+
+
+def _objects(listed: Any) -> list[Mapping[str, Any]]:
+    """The objects of a list in a file that people may have edited."""
+    return [found for found in listed if isinstance(found, Mapping)] if isinstance(listed, list) else []
 
 
 def weak_teachers(experiment: Experiment) -> dict[str, float]:
     """Teacher -> share of held-out problems it solves, of those that some arm learns from and that is low."""
     found = {
-        str(fields.get("teacher")): solved_by_teacher(fields, experiment.provenance)
+        _leaf(str(fields.get("teacher"))): solved_by_teacher(fields, experiment.provenance)
         for fields in experiment.plan.setup.values()
         if _teaches(fields)
     }

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 import analysis
 from analysis import load
-from analysis.figures import completeness, paired
+from analysis.canvas import arm_styles
+from analysis.figures import completeness, curves, paired
+from analysis.figures.draft import Draft, Scene
 from analysis.intake import import_runs
 from analysis.methods import methods
 from analysis.names import level_text
@@ -23,6 +26,7 @@ from analysis.results import analyse
 from analysis.setup import WEAK
 from tests.analysis.fakes import FakeExperiment, loaded
 from tests.analysis.test_intake import mapped, table
+from tests.analysis.test_page import SCHEMA
 
 FOUND = {
     "source": "csv", "runs": 12, "ignored": ["warmup-1", "warmup-2"], "planned": False,
@@ -321,6 +325,19 @@ def test_of_imported_runs_the_setup_tells_what_their_records_do(tmp_path: Path) 
     assert setup["last step on record"] == "300"
 
 
+def test_curves_without_times_are_drawn_by_step_alone_and_say_so(tmp_path: Path) -> None:
+    results = analyse(load(imported(tmp_path)))
+    scene = Scene(results=results, styles=arm_styles(results.experiment.plan.arms))
+
+    (draft,) = curves.drafts(scene)
+
+    assert isinstance(draft, Draft)
+    assert "No times are on record" in draft.caption
+    assert "KV loss" not in draft.caption, "none was logged"
+    assert "wall time" not in draft.alt
+    assert [ax.get_title() for ax in draft.draw().axes] == ["val loss by step", ""]
+
+
 # --- names of seeds
 
 NAMES = {seed: f"rte/{seed}" for seed in range(6)}
@@ -339,7 +356,7 @@ def test_a_seed_with_a_name_goes_by_it_wherever_people_read(named: Path) -> None
     drawing = (report.html.parent / "figures" / "paired-1.svg").read_text()
     grid = (report.html.parent / "figures" / "completeness.svg").read_text()
     for name in NAMES.values():
-        assert f'>{name}</th>' in page
+        assert f">{name}</th>" in page
         assert f"| {name} |" in markdown
         assert f">{name}<" in drawing
         assert f">{name}<" in grid
@@ -357,6 +374,7 @@ def test_machines_get_the_name_beside_the_number_and_only_where_there_is_one(
             assert {int(row["seed"]): row["seed_name"] for row in csv.DictReader(file)} == NAMES
         assert "seed_name" not in (plain.html.parent / part).read_text()
     results = json.loads(report.results.read_text())
+    jsonschema.validate(results, SCHEMA)
     for rows in (results["cells"], results["comparisons"][0]["seeds"]):
         assert {row["seed"]: row["seed_name"] for row in rows} == NAMES
     assert "seed_name" not in plain.results.read_text()
