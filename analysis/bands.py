@@ -119,7 +119,8 @@ def difference_curves(
 class _Grid:
     """One metric of all runs on the union of their steps."""
 
-    steps: NDArray[np.int64]
+    steps: NDArray[Any]
+    """Whole numbers; floats where an import counts in fractions of an epoch."""
     lines: dict[tuple[str, int], int]
     """(arm, seed) -> line of `values`."""
     values: Floats
@@ -129,7 +130,7 @@ class _Grid:
     def of(cls, rows: pd.DataFrame, cells: pd.DataFrame) -> _Grid:
         lines = cells[["trial_id", "attempt"]].assign(line=np.arange(len(cells)))
         rows = of_runs(rows, lines)
-        steps, places = np.unique(rows["step"].to_numpy(np.int64), return_inverse=True)
+        steps, places = np.unique(rows["step"].to_numpy(), return_inverse=True)
         logged = np.zeros((len(cells), len(steps)))
         ended = np.zeros((len(cells), len(steps)), dtype=bool)
         found = rows["value"].to_numpy(np.float64)
@@ -182,7 +183,7 @@ def _differences(ours: Floats, theirs: Floats) -> Floats:
     return np.where(np.isfinite(deltas), np.where(np.abs(deltas) <= rounding, 0.0, deltas), np.nan)
 
 
-def _pointwise(steps: NDArray[np.int64], deltas: Floats, alpha: float) -> pd.DataFrame:
+def _pointwise(steps: NDArray[Any], deltas: Floats, alpha: float) -> pd.DataFrame:
     unit = units_of(deltas)
     table = pd.DataFrame((deltas / unit).T, index=steps)
     n = table.count(axis=1).to_numpy(np.int64)
@@ -192,7 +193,7 @@ def _pointwise(steps: NDArray[np.int64], deltas: Floats, alpha: float) -> pd.Dat
 
 
 def _testable(
-    steps: NDArray[np.int64], present: NDArray[np.bool_], comparison: Comparison, level: float
+    steps: NDArray[Any], present: NDArray[np.bool_], comparison: Comparison, level: float
 ) -> tuple[NDArray[np.bool_], str]:
     """Steps that the band may hold at, and why it holds at no others."""
     none = np.zeros(len(steps), dtype=bool)
@@ -239,12 +240,12 @@ def _spread_out(numbers: Floats, testable: NDArray[np.bool_]) -> Floats:
 def _stretches(table: pd.DataFrame, lower_is_better: bool) -> tuple[Stretch, ...]:
     below, above = table["band_high"].to_numpy(np.float64) < 0, table["band_low"].to_numpy(np.float64) > 0
     sign = above.astype(np.int64) - below.astype(np.int64)
-    steps = table["step"].to_numpy(np.int64)
+    steps = table["step"].to_numpy()
     cuts = np.flatnonzero(np.diff(sign)) + 1
     return tuple(
         Stretch(
-            first=int(steps[part[0]]),
-            last=int(steps[part[-1]]),
+            first=steps[part[0]].item(),
+            last=steps[part[-1]].item(),
             steps=len(part),
             lead="better" if (sign[part[0]] < 0) == lower_is_better else "worse",
         )

@@ -83,6 +83,8 @@ class Comparison:
     """A/A over other seeds: the arms' trials take different seeds within a block."""
     notes: tuple[str, ...]
     """What pairs differ in without being invalid."""
+    imported: bool = False
+    """Whether kvtune did not make the runs, and so cannot make them again."""
 
     @property
     def metric(self) -> str:
@@ -214,7 +216,7 @@ class Comparison:
 
     @property
     def _noise(self) -> float:
-        return rounding_of(self.rows)
+        return rounding_of(self.rows, self.endpoint)
 
     @cached_property
     def margin_test(self) -> MarginTest | None:
@@ -284,7 +286,9 @@ class Comparison:
         return comparison_dict(self)
 
 
-def rounding_of(rows: Sequence[SeedRow]) -> float:
+def rounding_of(rows: Sequence[SeedRow], endpoint: Endpoint) -> float:
     """What a difference may owe to the rounding of the values it is taken from."""
     values = [abs(value) for row in rows for value in (row.baseline, row.treatment) if value is not None]
-    return ROUNDING * max((value for value in values if np.isfinite(value)), default=0.0)
+    return max(ROUNDING, 2 * endpoint.precision) * max(
+        (value for value in values if np.isfinite(value)), default=0.0
+    )

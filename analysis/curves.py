@@ -144,7 +144,8 @@ def _count_text(curve: ArmCurve) -> str:
 
 def n_text(table: pd.DataFrame, unit: str) -> str:
     """ "n = 8 pairs, 7 from step 600": how `n` changes over `step`."""
-    changes = table.loc[table["n"].diff() != 0, ["step", "n"]].to_numpy(np.int64).tolist()
+    changed = table[table["n"].diff() != 0]
+    changes = list(zip(changed["step"].tolist(), changed["n"].tolist(), strict=True))
     if not changes:
         return f"n = 0 {unit}"
     shown = [f"{n} from step {step}" for step, n in changes[1:4]]

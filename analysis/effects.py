@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import chdtrc, gammaln, ndtr
 
-from analysis import signflip
+from analysis import signflip, skew
 from analysis.paired_tests import Interval, power_of_two, varies
 from analysis.ragged import Floats
 
@@ -61,6 +61,8 @@ class Sensitivity:
     leave_one_out: LeaveOneOut | None = None
     correlation: float | None = None
     """Pearson's r of the two arms over the seeds."""
+    skew_z: float | None = None
+    """Triples test of the differences' symmetry (skew.triples_z); None where it is not asked."""
     pairing_gain: float | None = None
     """Variance of an unpaired difference over the paired one's: unpaired it takes so many times the seeds."""
 
@@ -175,6 +177,7 @@ def sensitivity_of(
         p_wilcoxon=wilcoxon,
         leave_one_out=_leave_one_out(deltas, seeds, noise),
         correlation=correlation,
+        skew_z=skew.skew_of(deltas, noise),
         pairing_gain=gain,
     )
 

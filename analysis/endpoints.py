@@ -32,6 +32,8 @@ class Endpoint:
     """steps_to_N, tokens_to_N: the accuracy to reach, as a fraction."""
     along: Literal["step", "tokens"] = "step"
     """What it takes to reach the threshold is counted in these."""
+    precision: float = float(np.finfo(np.float64).eps)
+    """What rounding its values carry, relative to their size."""
 
     @property
     def label(self) -> str:
@@ -40,6 +42,8 @@ class Endpoint:
             return self.quantity
         if self.at == "final":
             return f"final {self.quantity}"
+        if self.at == "last":
+            return f"{self.quantity} at each run's own end"
         if self.at == "last_k_mean":
             return f"{self.quantity} (mean of the last {self.k} evaluations)"
         return f"{self.quantity} (mean over training, from the area under the curve)"
@@ -87,6 +91,7 @@ def _endpoint(metric: str, reading: Reading, split: str, plan: Plan, direction: 
     return Endpoint(
         metric=metric, source=reading.source, split=split, at=reading.at or plan.primary.at, k=k,
         direction=direction or known.direction, quantity=known.label, unit=known.unit,
+        precision=plan.precision.get(reading.source, float(np.finfo(np.float64).eps)),
     )  # fmt: skip
 
 
@@ -107,7 +112,7 @@ def extract(rows: pd.DataFrame, endpoint: Endpoint) -> pd.DataFrame:
     if not len(runs.starts):
         return pd.DataFrame(columns=["trial_id", "attempt", "value", "points", "last_step", "gap"])
     value, gap = _reduce(runs, endpoint)
-    last = runs.column("step")[runs.starts + runs.counts - 1].astype(np.int64)
+    last = runs.rows["step"].to_numpy()[runs.starts + runs.counts - 1]
     return runs.keys.assign(value=value, points=runs.counts, last_step=last, gap=gap)
 
 
@@ -115,7 +120,7 @@ def _reduce(runs: Ragged, endpoint: Endpoint) -> tuple[Floats, list[str]]:
     """Every run's number, and why it has none."""
     if endpoint.threshold is not None:
         return _reached(runs, endpoint.threshold, endpoint.along)
-    if endpoint.at == "final":
+    if endpoint.at in ("final", "last"):
         return runs.column("value")[runs.starts + runs.counts - 1], [""] * len(runs.starts)
     if endpoint.at == "auc":
         too_few = "one evaluation, and an area needs two"

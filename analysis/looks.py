@@ -49,6 +49,11 @@ def level_of(alpha: float, looks: Sequence[int] | None) -> float:
     return alpha / max(1, len(looks or ()))
 
 
+def hopeless(level: float, looks: Sequence[int] | None) -> tuple[int, ...]:
+    """The declared looks at so few pairs that their smallest exact p, 2/2^n, is above the level."""
+    return tuple(look for look in looks or () if look < least_pairs(level))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Extension:
     """Seeds that were added after somebody had looked."""

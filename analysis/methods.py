@@ -19,6 +19,7 @@ ENDED: Mapping[str, tuple[str, str]] = {
     "crashed": ("crashed", "crashed"),
     "oom": ("ran out of memory", "ran out of memory"),
     "timeout": ("ran out of time", "ran out of time"),
+    "stopped": ("ended early", "ended early"),
     "preempted": ("was preempted", "were preempted"),
     "cancelled": ("was cancelled", "were cancelled"),
     "not_run": ("has not run", "have not run"),

@@ -1,43 +1,67 @@
-"""What would change a verdict, in one sentence."""
+"""What would change a verdict, in one sentence or two."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analysis.sentences import decimals_of, harms_of, least_for, number, plural
+from analysis.reasons import hull, needs_all, withholding
+from analysis.sentences import decimals_of, least_for, number, plural, unpaired, worst_of
 
 if TYPE_CHECKING:
     from analysis.comparison import Comparison
 
 
 def next_step(comparison: Comparison) -> str:
-    """What would change the verdict, in one sentence."""
+    """What would change the verdict. Of imported runs nothing that only a run of kvtune could do."""
+    if comparison.verdict == "INVALID" and comparison.imported:
+        return "Correct what the failed checks name, in the records or in the mapping, and import them anew."
     if comparison.verdict == "INVALID":
         return "Mend what the failed checks name and run again: only changed trials are run."
-    if any(comparison.lost.values()):
-        return (
-            "Run the experiment again: only the missing trials are run, and only then does the verdict stand."
-        )
+    if unpaired(comparison):
+        least = least_for(comparison)
+        return f"Runs of both arms on the same seeds, at least {least}: more runs like these would not do."
+    if any(comparison.lost.values()) and not comparison.look.allowed:
+        return _missing_runs(comparison)
     if comparison.mode == "aa":
         return _after_aa(comparison)
     if comparison.role == "exploratory":
         return "Name the question in the plan of a new experiment: only there can it be tested."
-    if comparison.verdict == "NOT TESTABLE":
-        return _more_pairs(comparison)
+    return _of_a_test(comparison)
+
+
+def _missing_runs(comparison: Comparison) -> str:
+    if comparison.imported:
+        seeds = sum(row.kind == "lost" for row in comparison.rows)
+        return (
+            f"Import the runs that {plural(seeds, 'seed')} {'lacks' if seeds == 1 else 'lack'}, or their "
+            "failures as such: only then can a claim stand."
+        )
+    return "Run the experiment again: only the missing trials are run, and only then does the verdict stand."
+
+
+def _of_a_test(comparison: Comparison) -> str:
     if comparison.verdict == "DEGENERATE":
         return "Check that arms and seeds take effect: runs that repeat each other prove nothing."
-    if comparison.cap is not None:
-        return AFTER_CAP[comparison.cap]
-    if comparison.verdict == "INCONCLUSIVE":
-        return _seeds_needed(comparison)
-    return _distance(comparison)
+    if comparison.cap == "failures":
+        return "Find out why runs fail: a claim needs the failures to point the same way."
+    if comparison.cap == "extension":
+        return "Run a new experiment with as many seeds from the start: its verdict stands by itself."
+    if comparison.verdict in ("NOT TESTABLE", "INCONCLUSIVE") and (later := _later_look(comparison)):
+        return later
+    if comparison.verdict == "NOT TESTABLE":
+        return _more_pairs(comparison)
+    return _open(comparison) if comparison.verdict == "INCONCLUSIVE" else _distance(comparison)
 
 
-AFTER_CAP = {
-    "failures": "Find out why runs fail: a claim needs the failures to point the same way.",
-    "extension": "Run a new experiment with as many seeds from the start: its verdict stands by itself.",
-    "interim": "Wait for the next declared look.",
-}
+def _later_look(comparison: Comparison) -> str | None:
+    """The look that comes next, where the plan declares one; what to do where none is left."""
+    look = comparison.look
+    later = [count for count in look.declared if count > look.ended]
+    if later:
+        return f"Go on to the next declared look, at {later[0]} seeds."
+    if comparison.cap == "interim":
+        return "No declared look is left: plan a new experiment that looks where it ends."
+    return None
 
 
 def _after_aa(comparison: Comparison) -> str:
@@ -53,9 +77,32 @@ def _after_aa(comparison: Comparison) -> str:
 
 
 def _more_pairs(comparison: Comparison) -> str:
-    text = f"A verdict needs at least {plural(least_for(comparison), 'complete pair')}"
-    shares = comparison.holm is not None and comparison.floor <= comparison.alpha
-    return f"{text}, or fewer questions that share the level." if shares else f"{text}."
+    least, failed = least_for(comparison), sum(row.kind == "failed" for row in comparison.rows)
+    text = f"A verdict needs at least {plural(least, 'complete pair')}"
+    if comparison.holm is not None and comparison.floor <= comparison.alpha:
+        return f"{text}, or fewer questions that share the level."
+    if comparison.planned >= least and failed:
+        return f"{text}, and {plural(failed, 'seed')} failed in an arm: find out why they fail."
+    if comparison.imported:
+        return f"{text}: runs of {plural(least - comparison.pairs, 'more seed')} in both arms."
+    return f"{text}: add seeds to the experiment; a look at so few could claim nothing, so it costs nothing."
+
+
+def _open(comparison: Comparison) -> str:
+    """What the withholding test would take, and how many seeds an effect of interest takes."""
+    tests = withholding(comparison)
+    if not tests:
+        return f"Fewer questions that share the level, or more seeds. {_seeds_needed(comparison)}"
+    if tests == ("exact",) and needs_all(comparison):
+        more = (
+            f"Plan a new experiment with more than {comparison.pairs} seeds: from {comparison.pairs + 1} on"
+        )
+        return (
+            f"{more} the exact test bears one that goes the other way a little. {_seeds_needed(comparison)}"
+        )
+    if tests == ("t",):
+        return f"Look at what sets single seeds so far apart from the others. {_seeds_needed(comparison)}"
+    return _seeds_needed(comparison)
 
 
 def _seeds_needed(comparison: Comparison) -> str:
@@ -76,12 +123,18 @@ def _seeds_needed(comparison: Comparison) -> str:
 
 
 def _distance(comparison: Comparison) -> str:
-    interval = comparison.interval
-    if interval is None:
+    """How far a claim is from being none."""
+    known = [
+        found for found in (comparison.interval, comparison.statistics.interval_exact) if found is not None
+    ]
+    worst = worst_of(comparison)
+    if not known or worst is None:
         return "The claim rests on ranks: it says which arm is ahead, not by how much."
     decimals = decimals_of(comparison)
     if comparison.verdict in ("SUPERIOR", "INFERIOR"):
-        near = min(abs(bound) for bound in interval)
-        return f"The interval's nearer end lies {number(near, decimals)} from zero."
-    room = (comparison.margin or 0.0) - harms_of(comparison, interval)[1]
-    return f"The interval ends {number(room, decimals)} inside the margin."
+        near = min(abs(bound) for bound in hull(known))
+        return (
+            f"A mean nearer to zero by {number(near, decimals)}: that far from it the nearer interval ends."
+        )
+    room = (comparison.margin or 0.0) - worst
+    return f"A margin smaller by {number(room, decimals)}: that far inside it the intervals end."

@@ -163,7 +163,7 @@ def _banners(comparisons: Sequence[Comparison]) -> Iterator[str]:
         if comparison.banner is not None:
             yield f"{sentences.capitalised(comparison.banner)}."
         look = comparison.look
-        if not look.allowed:
+        if not (look.allowed or comparison.imported):
             seeds = f"{look.ended} of {look.planned} seeds have ended in both arms"
             when = f"at {', '.join(map(str, look.declared))} seeds" if look.declared else "once, at the end"
             yield f"Interim: {seeds}, and the plan looks {when}: nothing is claimed yet."

@@ -167,6 +167,5 @@ def margin_test(deltas: Floats, noise: float, margin: float, harm_sign: int) -> 
 def _one_sided(deltas: Floats, noise: float, bound: float, side: int) -> tuple[float, float]:
     """p that the mean lies on this side of the bound (1: above): by t, and by sign-flips."""
     n, beyond = len(deltas), (float(deltas.mean()) - bound) * side
-    half = signflip.p_value(deltas, noise, bound) / 2
     by_t = float(stats.t.sf(beyond / (float(deltas.std(ddof=1)) / math.sqrt(n)), n - 1))
-    return by_t, half if beyond > 0 else 1 - half
+    return by_t, signflip.p_one_sided(deltas, noise, bound, side)

@@ -133,6 +133,7 @@ NEEDS_THREE = ("gz", "gz_interval", "leave_one_out", "correlation", "pairing_gai
 OTHERWISE = {
     "correlation": "one arm does not vary over the seeds, or is unbounded",
     "pairing_gain": "one arm does not vary over the seeds, or is unbounded",
+    "skew_z": "it is asked of 6 to 100 bounded pairs",
     "p_t_highest": "without one of the seeds the differences do not vary",
 }
 

@@ -17,7 +17,7 @@ from pydantic_core import from_json
 LARGEST = 2**30
 """Bytes of a JSON file, at most."""
 
-At = Literal["final", "last_k_mean", "auc"]
+At = Literal["final", "last", "last_k_mean", "auc"]
 Direction = Literal["min", "max"]
 Mode = Literal["ab", "aa"]
 
@@ -114,6 +114,8 @@ class Imported:
     """Whether the grid was told (Ray's experiment state, `seeds` of the mapping) and not just found."""
     remarks: tuple[str, ...]
     """What a reader should know of how the records were read: a sentence each."""
+    step: str | None
+    """What its steps are called there; None where runs have final values alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +148,18 @@ class Plan:
     """Points of the running mean that learning curves are drawn with; 1: none. No number is read from it."""
     setup: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Arm -> its trials' configuration, defaults and the teacher's name filled in; empty where unknown."""
+    precision: Mapping[str, float] = field(default_factory=dict)
+    """Imported runs: metric -> what rounding its values carry, relative to their size, where it is above
+    float64's."""
     imported: Imported | None = None
     """None for experiments that kvtune ran."""
     seed_names: Mapping[int, str] = field(default_factory=dict)
     """Imported blocks: a seed's number here -> what it is called there ("rte/3"); see seed_name."""
+
+    @property
+    def step_name(self) -> str:
+        """What a curve runs along."""
+        return "optimizer step" if self.imported is None else self.imported.step or "step"
 
     def seed_name(self, seed: int) -> str:
         """What a block is called: its seed, or for imported runs its own name."""
@@ -234,6 +244,7 @@ def _parse(raw: Mapping[str, Any]) -> Plan:
         history=tuple(_parse_earlier(entry) for entry in raw.get("history") or ()),
         smoothing=max(1, int(analysis.get("smoothing") or 1)),
         setup=_parse_setup(raw.get("setup") or {"shared": {}, "arms": {}}),
+        precision={str(name): float(known) for name, known in (raw.get("precision") or {}).items()},
         imported=None if (told := raw.get("imported")) is None else _parse_imported(told),
         seed_names={int(seed): str(name) for seed, name in (raw.get("seed_names") or {}).items()},
     )
@@ -250,6 +261,7 @@ def _parse_imported(raw: Mapping[str, Any]) -> Imported:
         ignored=tuple(map(str, raw.get("ignored") or ())),
         planned=bool(raw.get("planned")),
         remarks=tuple(map(str, raw.get("remarks") or ())),
+        step=raw.get("step"),
     )
 
 

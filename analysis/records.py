@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,10 +19,13 @@ from analysis.ragged import curves_of
 
 __all__ = ["Experiment", "ResultsError", "ResultsFolder", "load"]
 
-FAILURES = ("diverged", "crashed", "oom", "timeout")
-"""A trial that ends so is an outcome: counted, tested, never replaced by a fresh seed."""
-ADMINISTRATIVE = ("preempted", "cancelled", "not_run")
-"""A trial lost for reasons that have nothing to do with its arm: run the same seed again."""
+FAILURES = ("diverged", "crashed", "oom", "timeout", "stopped")
+"""A trial that ends so is an outcome: counted, tested, never replaced by a fresh seed. stopped: an imported
+run that ended before the others, for no reason on record or by a scheduler's choice."""
+ADMINISTRATIVE = ("preempted", "cancelled", "not_run", "running")
+"""A trial lost for reasons that have nothing to do with its arm: run the same seed again. running: an
+imported
+run that has not ended."""
 STATUSES = ("completed", *FAILURES, *ADMINISTRATIVE)
 
 RUN_COLUMNS = (
@@ -177,7 +181,7 @@ def _levels(column: pd.Series[Any]) -> pd.Series[Any]:
 def _read_metrics(path: Path) -> pd.DataFrame:
     table = _read_table(path, METRIC_COLUMNS, columns=[*METRIC_COLUMNS, "tokens"], names=CATEGORIES)
     return table.assign(
-        step=_whole_numbers(table["step"], path),
+        step=_steps(table["step"], path),
         attempt=_whole_numbers(table["attempt"], path),
         wall_s=pd.to_numeric(table["wall_s"], errors="coerce"),
         value=pd.to_numeric(table["value"], errors="coerce").astype("float64"),
@@ -189,6 +193,11 @@ def _in_alphabetical_categories(column: pd.Series[Any]) -> pd.Series[Any]:
     """Texts as categories in an order that does not depend on the rows' order."""
     column = column.astype("category")
     return column.cat.set_categories(sorted(column.cat.categories))
+
+
+def _steps(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
+    """Whole numbers; imported ones may be fractions of an epoch."""
+    return column if column.dtype.kind == "f" and np.isfinite(column).all() else _whole_numbers(column, path)
 
 
 def _whole_numbers(column: pd.Series[Any], path: Path) -> pd.Series[Any]:

@@ -19,7 +19,7 @@ from analysis.names import QUANTITIES
 from analysis.pairing import outcomes
 from analysis.plan import Earlier, Plan
 from analysis.records import Experiment
-from analysis.sentences import capitalised, plural
+from analysis.sentences import capitalised
 from analysis.setup import setup_of, weak_teachers
 from analysis.signflip import floor_of
 from analysis.significance import answers, families_of, judge_family, question_of
@@ -190,10 +190,10 @@ def _remarks(experiment: Experiment) -> Iterator[str]:
 
 
 def ignored_text(names: Sequence[str]) -> str:
-    """How many runs the mapping leaves out, and which."""
+    """How many runs, or rows of a table, the mapping leaves out, and which."""
     shown = ", ".join(names[:MOST_NAMES]) + (", and more" if len(names) > MOST_NAMES else "")
-    left = f"{plural(len(names), 'run')} left out"
-    return f"{left}, since the mapping ignores what it matches to nothing: {shown}."
+    count = "1 run or row" if len(names) == 1 else f"{len(names)} runs or rows"
+    return f"{count} without an arm or a seed left out, as the mapping says: {shown}."
 
 
 def _deviations(results: Results) -> Iterator[str]:

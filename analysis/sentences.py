@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.comparison import Comparison, rounding_of
 from analysis.power import least_pairs, pairs_needed
+from analysis.reasons import compatible, hull, seeds_that_agree, what_exact_needs, withholding
 from analysis.signflip import DRAWS, ENUMERATED
 
 if TYPE_CHECKING:
-    from analysis.comparison import Comparison
     from analysis.factor_answers import FactorAnswer
 
 
@@ -26,12 +27,10 @@ def p_text(p: float | None) -> str:
 
 
 def decimals_for(spread: float | None) -> int:
-    """Decimals that show the spread (a half-width or SD) with one or two digits."""
+    """Decimals that show the spread (a half-width or SD) with two significant digits."""
     if spread is None or not math.isfinite(spread) or spread <= 0:
         return 4
-    digits = -math.floor(math.log10(spread))
-    leading = spread * 10**digits
-    return min(12, max(0, digits + (1 if leading < 3 else 0)))
+    return min(12, max(0, 1 - int(f"{spread:.1e}".partition("e")[2])))
 
 
 def number(value: float | None, decimals: int) -> str:
@@ -56,7 +55,7 @@ def decimals_of(answer: Comparison | FactorAnswer) -> int:
 def decimals_of_arms(arms: Sequence[Mapping[str, Any]]) -> int:
     """Decimals in which the arms' means and SDs are printed."""
     spreads = [arm["sd"] for arm in arms if arm["sd"]]
-    return decimals_for(min(spreads) / 10 if spreads else None)
+    return decimals_for(min(spreads, default=None))
 
 
 def interval_text(interval: tuple[float, float] | None, decimals: int) -> str:
@@ -116,32 +115,55 @@ def least_for(comparison: Comparison) -> int:
 
 
 def _not_testable(comparison: Comparison) -> str:
+    if unpaired(comparison):
+        return _unpaired(comparison)
     pairs, least = comparison.pairs, least_for(comparison)
     powered = (pairs_needed(1.0, comparison.alpha) or least) - pairs
-    in_all = f"{powered} for 80 % power at dz = 1"
+    power = "for 80 % power at an effect size d_z (mean difference / SD of differences) of 1"
+    get = "it takes" if comparison.imported else "run"
     if not pairs:
-        return f"NOT TESTABLE: no complete pair; run at least {plural(least, 'seed')} ({in_all})."
+        return f"NOT TESTABLE: no complete pair; {get} at least {plural(least, 'seed')} ({powered} {power})."
     floor = f"the smallest p an exact test can give is {comparison.floor:.4g}"
     if comparison.holm is not None and comparison.floor <= comparison.alpha:
         floor += f" ({comparison.holm.floor:.4g} after Holm over {comparison.holm.size} questions)"
-    more = f"; run at least {plural(least - pairs, 'more seed')}" if least > pairs else ""
+    more = f"; {get} at least {plural(least - pairs, 'more seed')}" if least > pairs else ""
     if powered > least - pairs > 0:
-        more += f" ({powered} more for 80 % power at dz = 1)"
+        more += f" ({powered} more {power})"
     return f"NOT TESTABLE: {plural(pairs, 'pair')}; {floor}{more}."
+
+
+def unpaired(comparison: Comparison) -> bool:
+    """Both arms of imported runs have seeds, and none of them is the same."""
+    ours, theirs = recorded_seeds(comparison)
+    return comparison.imported and bool(ours and theirs) and not ours & theirs
+
+
+def recorded_seeds(comparison: Comparison) -> tuple[set[int], set[int]]:
+    """The seeds of which the treatment, and the baseline, have a run."""
+    rows = comparison.rows
+    return (
+        {row.seed for row in rows if row.treatment_status != "not_run"},
+        {row.seed for row in rows if row.baseline_status != "not_run"},
+    )
+
+
+def _unpaired(comparison: Comparison) -> str:
+    ours, theirs = map(len, recorded_seeds(comparison))
+    return (
+        f"NOT TESTABLE: {comparison.treatment} and {comparison.baseline} share no seed ({ours} in the one, "
+        f"{theirs} others in the other): the design is unpaired, and every test here is of differences "
+        "within a seed."
+    )
 
 
 def _so_far(comparison: Comparison) -> str:
     """The estimate of too few pairs, its interval marked as resting on a model."""
     if comparison.difference is None:
         return ""
-    decimals = decimals_of(comparison)
-    text = (
-        f" So far {comparison.treatment} - {comparison.baseline} in {comparison.endpoint.label} is "
-        f"{number(comparison.difference, decimals)}"
-    )
+    text = f" So far {_change(comparison)}"
     if comparison.interval is None:
         return f"{text}."
-    bounds = interval_text(comparison.interval, decimals)
+    bounds = interval_text(comparison.interval, decimals_of(comparison))
     return f"{text} ({level(comparison)} {bounds}, if differences are normal)."
 
 
@@ -149,17 +171,17 @@ def _ranked(comparison: Comparison) -> str:
     worst = comparison.worst_rank
     if worst is None or worst.direction == "neither":
         return ""
-    return (
-        f" With failures ranked worst {comparison.treatment} is {worst.direction} at p = {p_text(worst.p)} "
-        f"({plural(worst.pairs, 'pair')})."
-    )
+    with_them, told = " With failures ranked worst", f"p = {p_text(worst.p)} ({plural(worst.pairs, 'pair')})"
+    if worst.p > comparison.alpha:
+        return f"{with_them} nothing shows either: {told}."
+    return f"{with_them} {comparison.treatment} is {worst.direction} at {told}."
 
 
 def _degenerate(comparison: Comparison) -> str:
+    seeds = f"on every one of {plural(comparison.pairs, 'seed')}"
     return (
-        f"DEGENERATE: {comparison.treatment} - {comparison.baseline} in {comparison.endpoint.label} is "
-        f"{number(comparison.difference or 0.0, 4)} for every one of {plural(comparison.pairs, 'seed')}. "
-        "Independent seeds would vary, so nothing is claimed."
+        f"DEGENERATE: {_change(comparison)}, by the same amount {seeds}. Independent seeds would vary, so "
+        "nothing is claimed."
     )
 
 
@@ -203,19 +225,31 @@ def _good_news(comparison: Comparison) -> str:
 
 
 def _exploratory(comparison: Comparison) -> str:
-    question = f"{comparison.treatment} - {comparison.baseline} in {comparison.endpoint.label}"
     tail = "Exploratory: the plan does not name this question, so nothing is tested or claimed."
     if comparison.difference is None:
+        question = f"{comparison.treatment} - {comparison.baseline} in {comparison.endpoint.label}"
         return f"{comparison.verdict}: {question} has no estimate. {tail}"
-    decimals = decimals_of(comparison)
-    bounds = (
-        ""
-        if comparison.interval is None
-        else (f" ({level(comparison)} {interval_text(comparison.interval, decimals)})")
-    )
+    seeds = plural(comparison.pairs, "paired seed")
+    if comparison.interval is None:
+        return f"{comparison.verdict}: {_change(comparison)} ({seeds}). {tail}"
+    bounds = interval_text(comparison.interval, decimals_of(comparison))
+    return f"{comparison.verdict}: {_change(comparison)} ({level(comparison)} {bounds}; {seeds}). {tail}"
+
+
+def _change(comparison: Comparison) -> str:
+    """ "structured raised final eval CE by 0.054, worse than flat"."""
+    change, harm_sign = comparison.difference or 0.0, comparison.endpoint.harm_sign
+    if abs(change) <= rounding_of(comparison.rows, comparison.endpoint):
+        return (
+            f"{comparison.treatment} changed {comparison.endpoint.label} by 0 against {comparison.baseline}"
+        )
+    verb, judged = "raised" if change > 0 else "lowered", "worse" if change * harm_sign > 0 else "better"
+    size = number(abs(change), decimals_of(comparison))
+    if not float(size):
+        size = f"{abs(change):.1g}"
     return (
-        f"{comparison.verdict}: {question} is {number(comparison.difference, decimals)}{bounds} over "
-        f"{plural(comparison.pairs, 'paired seed')}. {tail}"
+        f"{comparison.treatment} {verb} {comparison.endpoint.label} by {size}, {judged} than "
+        f"{comparison.baseline}"
     )
 
 
@@ -227,13 +261,9 @@ def _estimate(comparison: Comparison) -> str:
             f"({pairs}, exact sign-flip of signed ranks p = {p_text(comparison.p_signflip)}"
             f"{_adjusted(comparison)}; a run that never got there ranks worst)"
         )
-    decimals = decimals_of(comparison)
-    change, bounds = number(comparison.difference, decimals), interval_text(comparison.interval, decimals)
+    bounds = interval_text(comparison.interval, decimals_of(comparison))
     tests = f"{_test_name(comparison)} p = {p_text(comparison.p_signflip)}, t p = {p_text(comparison.p_t)}"
-    return (
-        f"{comparison.treatment} changed {comparison.endpoint.label} by {change} "
-        f"({level(comparison)} {bounds}; {pairs}, {tests}{_adjusted(comparison)})"
-    )
+    return f"{_change(comparison)} ({level(comparison)} {bounds}; {pairs}, {tests}{_adjusted(comparison)})"
 
 
 def _adjusted(comparison: Comparison) -> str:
@@ -253,22 +283,60 @@ def _margin(comparison: Comparison) -> str:
 
 
 def _doubt(comparison: Comparison) -> str:
-    """What an inconclusive result leaves open, and what an inferior one within the margin means."""
-    interval = comparison.interval
-    if comparison.verdict == "INFERIOR" and comparison.margin is not None and interval is not None:
-        harm = max(bound * comparison.endpoint.harm_sign for bound in interval)
-        return " The harm lies inside the margin." if harm < comparison.margin else ""
+    """What an inconclusive result leaves open and why, and what an inferior one within the margin means."""
+    if comparison.verdict == "INFERIOR" and comparison.margin is not None:
+        worst = worst_of(comparison)
+        return " The harm lies inside the margin." if worst is not None and worst < comparison.margin else ""
     if comparison.verdict != "INCONCLUSIVE":
         return ""
     if comparison.cap is not None:
         return _taken_back(comparison)
+    return f" {_why_open(comparison)}{_left_open(comparison)}"
+
+
+def worst_of(comparison: Comparison) -> float | None:
+    """The largest harm that either interval holds, at the level that margins are held against."""
+    numbers = comparison.statistics
+    known = [
+        interval
+        for interval in (numbers.interval_family, numbers.interval_family_exact)
+        if interval is not None
+    ]
+    return harms_of(comparison, hull(known))[1] if known else None
+
+
+def _why_open(comparison: Comparison) -> str:
+    """Which test withholds the claim, and what the seeds say."""
+    tests, agree = withholding(comparison), seeds_that_agree(comparison)
+    if not tests:
+        return (
+            "Each test by itself would claim it, but not at a level shared with the other questions "
+            f"({agree})."
+        )
+    if tests == ("t",):
+        return (
+            f"The exact test alone would claim it, the t test does not: {agree}, by amounts too uneven for "
+            f"their mean (SD {number(comparison.statistics.sd, decimals_of(comparison))})."
+        )
+    alone = (
+        "Neither test tells it from seed noise" if comparison.p_t is not None else "The exact test forbids it"
+    )
+    if tests == ("exact",) and comparison.p_t is not None:
+        alone = "The t test alone would claim it, the exact test does not"
+    return f"{alone}: {agree}; {what_exact_needs(comparison)}."
+
+
+def _left_open(comparison: Comparison) -> str:
+    interval = compatible(comparison)
     if interval is None:
-        return " The data show neither better nor worse."
+        return ""
     decimals = decimals_of(comparison)
     better, worse = harms_of(comparison, interval)
+    beyond = comparison.margin is not None and worse >= comparison.margin
+    harm = f", so a harm beyond the margin of {comparison.margin:g} is not excluded" if beyond else ""
     return (
         f" The data are compatible with anything from {_size(better, decimals)} to {_size(worse, decimals)}"
-        f"{_not_excluded(comparison, better, worse)}."
+        f"{harm}."
     )
 
 
@@ -279,22 +347,8 @@ def harms_of(comparison: Comparison, interval: tuple[float, float]) -> tuple[flo
 
 
 def _size(harm: float, decimals: int) -> str:
-    return f"{number(abs(harm), decimals)} {'worse' if harm > 0 else 'better'}"
-
-
-def _not_excluded(comparison: Comparison, better: float, worse: float) -> str:
-    if worse <= 0 or better >= 0:
-        shared = comparison.holm is not None and max(comparison.p_signflip or 0.0, comparison.p_t or 0.0)
-        return (
-            ", but not at a level shared with the other questions"
-            if shared and shared <= comparison.alpha
-            else ", and the two tests disagree"
-        )
-    if comparison.margin is not None and worse < comparison.margin:
-        return ""
-    if comparison.margin is not None:
-        return f", so a harm beyond the margin of {comparison.margin:g} is not excluded"
-    return ""
+    size = number(abs(harm), decimals)
+    return f"{size} {'worse' if harm > 0 else 'better'}" if harm else "no change"
 
 
 def _taken_back(comparison: Comparison) -> str:
@@ -309,6 +363,8 @@ def _taken_back(comparison: Comparison) -> str:
         return (
             f"{claim}; seeds were added after an unplanned look, so the p is too small: nothing is claimed."
         )
+    if comparison.imported and any(comparison.lost.values()):
+        return f"{claim}; why runs lack is not on record, so nothing is claimed."
     if not look.declared:
         return f"{claim}; the plan looks once, at the end: nothing is claimed yet."
     later = [str(count) for count in look.declared if count > look.ended]
@@ -318,16 +374,27 @@ def _taken_back(comparison: Comparison) -> str:
 
 def _failed(comparison: Comparison) -> str:
     """Runs that failed, seeds left out, and planned runs that are still missing."""
-    total = 2 * comparison.planned
-    failed = sum(comparison.failures.values())
-    text = f"{failed} of {plural(total, 'run')} failed"
-    if failed:
-        text += f" ({', '.join(f'{arm} {count}' for arm, count in comparison.failures.items() if count)})"
-    text += "."
-    if any(comparison.lost.values()):
-        seeds = sum(row.kind == "lost" for row in comparison.rows)
-        text += (
-            f" Interim: {seeds} of {plural(comparison.planned, 'planned seed')} not finished yet. That is no "
-            "failure: run the same seeds again."
-        )
-    return text
+    total = sum(map(len, recorded_seeds(comparison))) if comparison.imported else 2 * comparison.planned
+    stopped = {arm: counts.get("stopped", 0) for arm, counts in comparison.statuses.items()}
+    failed = {arm: count - stopped[arm] for arm, count in comparison.failures.items()}
+    early = f"; {sum(stopped.values())} ended early{_by_arm(stopped)}" if any(stopped.values()) else ""
+    whole = f"{sum(failed.values())} of {plural(total, 'run')} failed{_by_arm(failed)}"
+    return f"{whole}{early}.{_missing(comparison)}"
+
+
+def _by_arm(counts: Mapping[str, int]) -> str:
+    told = ", ".join(f"{arm} {count}" for arm, count in counts.items() if count)
+    return f" ({told})" if told else ""
+
+
+def _missing(comparison: Comparison) -> str:
+    seeds = sum(row.kind == "lost" for row in comparison.rows)
+    if not seeds or unpaired(comparison):
+        return ""
+    if comparison.imported:
+        of = f"{seeds} of {plural(comparison.planned, 'seed')} {'lacks' if seeds == 1 else 'lack'}"
+        return f" {of} a run that ended in one arm or in both."
+    of = f"{seeds} of {plural(comparison.planned, 'planned seed')}"
+    if comparison.look.allowed:
+        return f" {of} are left for later looks."
+    return f" Interim: {of} not finished yet. That is no failure: run the same seeds again."

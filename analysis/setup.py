@@ -167,14 +167,16 @@ def _records(experiment: Experiment, imported: Imported) -> Iterator[tuple[str, 
     files = experiment.provenance.get("files")
     count = f", {plural(len(files), 'path')} given" if isinstance(files, list) else ""
     yield "records", f"{imported.source}{count}"
-    left = f"; {len(imported.ignored)} left out" if imported.ignored else ""
+    left = f", of them {len(imported.ignored)} left out" if imported.ignored else ""
     yield "runs read", f"{imported.runs}{left}"
     yield "metrics", ", ".join(_metrics(experiment))
     planned = experiment.runs["planned_steps"].dropna().unique()
     if len(planned):
         yield "planned steps", " or ".join(f"{step:,.0f}" for step in sorted(planned))
-    if len(experiment.metrics):
-        yield "last step on record", f"{experiment.metrics['step'].max():,}"
+    if imported.step is None:
+        yield "steps", "none on record: final values alone"
+    elif len(experiment.metrics):
+        yield "steps", f"by {imported.step}, the last on record {experiment.metrics['step'].max():,}"
 
 
 def _metrics(experiment: Experiment) -> list[str]:

@@ -30,14 +30,32 @@ def floor_of(pairs: int) -> float:
 
 def p_value(deltas: Floats, noise: float = 0.0, mean: float = 0.0) -> float:
     """Two-sided p of the mean against `mean`. Sums closer than rounding (or `noise` per delta) are ties."""
+    total, flipped, tie = _flipped(deltas, noise, mean)
+    extreme = int(np.count_nonzero(np.abs(flipped) >= abs(total) - tie))
+    if len(deltas) <= ENUMERATED:
+        return extreme / len(flipped)
+    return (extreme + 1) / (len(flipped) + 1)
+
+
+def p_one_sided(deltas: Floats, noise: float, mean: float, side: int) -> float:
+    """p that the mean lies beyond `mean` (side 1: above it): the share of signs that lie as far or farther.
+
+    The signs observed count on either side. Drawn ones are counted with their mirror images, so that below
+    one half this is half the two-sided p.
+    """
+    total, flipped, tie = _flipped(deltas, noise, mean)
+    if len(deltas) > ENUMERATED:
+        flipped = np.concatenate([flipped, -flipped, [total, -total]])
+    return int(np.count_nonzero(flipped * side >= total * side - tie)) / len(flipped)
+
+
+def _flipped(deltas: Floats, noise: float, mean: float) -> tuple[float, Floats, float]:
+    """The sum of deltas - mean, that sum under every choice of signs, and how near to it is a tie."""
     total, sums, sizes = _subset_sums(deltas)
     if mean:
         total, sums = total - len(deltas) * mean, sums - sizes * mean
     tie = max(1e-12 * float(np.abs(deltas - mean).sum()), noise * len(deltas))
-    extreme = int(np.count_nonzero(np.abs(total - 2 * sums) >= abs(total) - tie))
-    if len(deltas) <= ENUMERATED:
-        return extreme / len(sums)
-    return (extreme + 1) / (len(sums) + 1)
+    return total, total - 2 * sums, tie
 
 
 def interval(deltas: Floats, alpha: float) -> tuple[float, float] | None:

@@ -139,7 +139,7 @@ def judge_family(questions: Sequence[Question], plan: Plan, role: Role) -> list[
 
 
 def _numbers(question: Question, alpha: float, role: Role, size: int) -> Statistics:
-    deltas, noise = question.deltas, rounding_of(question.rows)
+    deltas, noise = question.deltas, rounding_of(question.rows, question.endpoint)
     if question.invalid:
         return described(deltas)
     if role == "exploratory":
@@ -199,6 +199,7 @@ def _answer(
         extension=extension_of(plan, (question.treatment, question.baseline)),
         offset=plan.seed_offset(question.treatment) != plan.seed_offset(question.baseline),
         notes=question.notes,
+        imported=plan.imported is not None,
     )
     return plain if question.invalid else _with_verdict(plain, question.deltas, look)
 
@@ -228,7 +229,7 @@ def _unclaimed(plain: Comparison, deltas: Floats) -> Verdict:
     """An A/A and an exploratory question claim nothing: identical runs are DEGENERATE, all else is open."""
     if not len(deltas):
         return "NOT TESTABLE"
-    steady = np.isfinite(deltas).all() and not varies(deltas, rounding_of(plain.rows))
+    steady = np.isfinite(deltas).all() and not varies(deltas, rounding_of(plain.rows, plain.endpoint))
     if steady and (len(deltas) > 1 or not deltas.any()):
         return "DEGENERATE"
     return "INCONCLUSIVE" if len(deltas) > 1 else "NOT TESTABLE"

@@ -354,7 +354,8 @@ def _finding(measure: Measure, test: Comparison) -> tuple[Finding, str]:
             + (f" for {test.holm.size} questions" if test.holm else "")
         )
     if test.cap is not None:
-        return "INCONCLUSIVE", CAPS[test.cap]
+        unknown = test.cap == "interim" and test.imported
+        return "INCONCLUSIVE", "why runs lack is not on record" if unknown else CAPS[test.cap]
     why = "the two arms do not differ on any seed" if test.verdict == "DEGENERATE" else ""
     return FINDINGS[test.verdict], why
 

@@ -56,7 +56,7 @@ def _gates(experiment: Experiment, pairs: Pairs) -> Iterator[Gate]:
             _by_design(column, offset) if offset and column in BY_SEED else _equal_within_pairs(rows, column)
         )
     yield _endpoint_exists(rows, pairs.endpoint, pairs.treatment, pairs.baseline)
-    yield _same_evaluations(rows)
+    yield _same_evaluations(rows, pairs.endpoint)
 
 
 def _by_design(column: str, offset: int) -> Gate:
@@ -93,7 +93,7 @@ def _no_seed_replaced(experiment: Experiment, arms: tuple[str, str]) -> Gate:
 def _unknown_runs(imported: Imported) -> str:
     """Why nobody can tell whether runs are missing."""
     if imported.ignored:
-        return f"{len(imported.ignored)} runs match no arm or seed and are ignored, as the mapping says"
+        return f"left out for want of an arm or a seed, as the mapping says: {len(imported.ignored)}"
     return "which runs were planned is not on record: these are the ones that were found"
 
 
@@ -193,9 +193,15 @@ def _endpoint_exists(rows: pd.DataFrame, endpoint: Endpoint, treatment: str, bas
     return Gate(name=name, status="passed", detail=endpoint.label)
 
 
-def _same_evaluations(rows: pd.DataFrame) -> Gate:
+def _same_evaluations(rows: pd.DataFrame, endpoint: Endpoint) -> Gate:
     name = "the same evaluations within each pair"
     both = rows[rows["kind"] == "paired"]
+    if endpoint.at == "last":
+        return Gate(
+            name=name,
+            status="not checked",
+            detail="each run ends at its own step, as `analysis.at: last` says",
+        )
     for column, what in (("points", "number of evaluations"), ("last_step", "step of the last evaluation")):
         differing = _differing(both, column)
         if len(differing):

@@ -25,6 +25,8 @@ GLOSSARY = {
     "DEGENERATE": "The difference is the same for every seed, which independent runs would not give.",
     "INVALID": "A check failed, so that the arms differ in more than what is compared: nothing was tested.",
     "failed": "Diverged, crashed, out of memory or out of time: an outcome, never replaced by a fresh seed.",
+    "stopped": "An imported run that ended before the others. Nobody knows what it would have reached: it is "
+    "counted with the failures.",
     "lost": "Preempted, cancelled, or without any run: nothing to do with the arm; the seed may run again.",
     "failures ranked worst": "A failed run counts as worse than any value. A claim must hold so, too.",
     "Holm": "Several questions share alpha: the smallest p is multiplied by their number, the next by one "

@@ -86,12 +86,16 @@ def _alike_in(cells: Sequence[Cell]) -> list[list[Cell]]:
     return list(alike.values())
 
 
-def preflight(cells: Sequence[Cell], objective: Objective) -> None:
+def preflight(cells: Sequence[Cell], objective: Objective, console: Console) -> None:
+    """Refuse what cannot run, and tell what the checks found out, each thing once."""
+    told: dict[str, None] = {}
     for cell, *_ in _alike_in(cells):
         try:
-            resolve(objective.check)(cell.config)
+            told |= dict.fromkeys(resolve(objective.check)(cell.config) or ())
         except InputError as error:
             raise InputError(f"arm {cell.arm!r}: {error}") from None
+    for line in told:
+        changes.say(console, line)
 
 
 def refuse_full_disk(cells: Sequence[Cell], folder: ResultsFolder, objective: Objective) -> None:

@@ -56,7 +56,7 @@ class Objective:
     distill: str = DISTILL
     """distill(config, report, resume_from=None) -> result"""
     check: str = "trainables.preflight:check"
-    """check(config), before anything is started"""
+    """check(config) -> sentences to tell or None, before anything is started"""
     prepare: str = "trainables.preflight:prepare"
     """prepare(config, progress), once, by the launch itself"""
     weigh: str = "trainables.weight:checkpoint_bytes"

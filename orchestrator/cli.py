@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.launch import Summary
 
 DESCRIPTION = "Is KV-cache distillation better with this alignment than with that one, or is it noise?"
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, INVALID, INTERRUPTED = 2, 2, 130
 
 
 def run(
@@ -43,6 +43,8 @@ def run(
     json: bool = False,
 ) -> int:
     """Run an experiment and report it; run it again to do what is missing, failed or changed.
+
+    Exit 0; 1 where trials have no result; 2 where a contrast is INVALID, before all else; 130 on Ctrl-C.
 
     Args:
         storage: The folder that holds experiments; on a cluster, one that all nodes share.
@@ -59,20 +61,26 @@ def run(
     spec = load_spec(experiment, changes, seeds)
     tell = machine.emit if json else None
     summary = launch(spec, storage=storage, address=address, console=Console(stderr=True), yes=yes, tell=tell)
-    if json:
-        reported = summary.counts["completed"] and not (summary.interrupted or summary.lack)
-        machine.emit(machine.of_summary(summary, _report(str(summary.folder)) if reported else None))
-        return summary.exit_code
     console = Console()
-    if summary.interrupted:
-        _print_interruption(summary, console)
-        return summary.exit_code
-    _print_unfinished(summary, console)
-    if summary.lack:
-        console.print(summary.lack, markup=False, highlight=False, soft_wrap=True)
-    elif summary.counts["completed"]:
-        _print_report(_report(str(summary.folder)), console)
-    return summary.exit_code
+    if not json:
+        _print_trials(summary, console)
+    reported = summary.counts["completed"] and not (summary.interrupted or summary.lack)
+    found = _report(str(summary.folder)) if reported else None
+    code = _code_of_run(summary, found)
+    if json:
+        machine.emit(machine.of_summary(summary, found, code))
+    elif found is not None:
+        _print_report(found, console)
+    return code
+
+
+def _code_of_run(summary: Summary, found: ReportResult | None) -> int:
+    """The report's 2 where a contrast is INVALID, whatever else happened: running again does not mend that.
+
+    Else what became of the trials. NOT TESTABLE is what so few seeds were bound to say, and no failure.
+    """
+    invalid = found is not None and found.exit_code_for(None) == INVALID
+    return INVALID if invalid else summary.exit_code
 
 
 def plan(
@@ -122,7 +130,8 @@ def report(
 
     Args:
         places: The folder that `kvtune run` wrote (STORAGE/NAME); with --from, files of other people's runs.
-        from_: Report runs that kvtune did not make: csv, tensorboard, wandb-export or ray.
+        from_: Report runs that kvtune did not make: csv, parquet, huggingface, lightning, ray,
+            tensorboard or wandb-export.
         map: With --from: a YAML file that says which columns are arm, seed, step and metric.
         out: With --from: the folder to write; imported/NAME when left out.
         fail_on: Exit 1 if a planned contrast is INFERIOR; inconclusive: also if one is INCONCLUSIVE.
@@ -328,18 +337,36 @@ def _report(folder: str) -> ReportResult:
 def _print_report(found: ReportResult, console: Console) -> None:
     from rich.table import Table
 
-    from analysis.sentences import decimals_for, number
+    from analysis.sentences import decimals_of_arms, number
 
     table = Table(show_edge=False)
     for column in ("arm", "mean", "SD", "n", "failures"):
         table.add_column(column, justify="left" if column == "arm" else "right")
-    decimals = 1 + max((decimals_for(arm["sd"]) for arm in found.arms), default=0)
+    decimals = decimals_of_arms(found.arms)
     for arm in found.arms:
         figures = (number(arm[name], decimals) for name in ("mean", "sd"))
         table.add_row(str(arm["arm"]), *figures, str(arm["n"]), str(arm["failures"]))
-    console.print(found.sentence, markup=False, highlight=False, soft_wrap=True)
+    for verdict in _verdicts(found):
+        console.print(verdict, markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     console.print(f"report: {found.html}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _verdicts(found: ReportResult) -> list[str]:
+    """The sentence of every planned contrast; where there are several, after the names of its arms."""
+    if len(found.comparisons) < 2:
+        return [found.sentence]
+    return [f"{one.treatment} against {one.baseline}: {one.sentence}" for one in found.comparisons]
+
+
+def _print_trials(summary: Summary, console: Console) -> None:
+    """What became of the trials, where that is not all well."""
+    if summary.interrupted:
+        _print_interruption(summary, console)
+        return
+    _print_unfinished(summary, console)
+    if summary.lack:
+        console.print(summary.lack, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_unfinished(summary: Summary, console: Console) -> None:

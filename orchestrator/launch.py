@@ -106,7 +106,7 @@ def run(
         folder = results_folder(storage, spec)
         known = changes.known_plan(folder, plan)
         missing = missing_cells(plan, folder)
-        preflight(missing, objective)
+        preflight(missing, objective, console)
         refuse_full_disk(missing, folder, objective)
         changes.tell(known, plan, folder, console)
         changes.agree(changes.edits(known, plan, folder), plan, yes=yes, console=console)

@@ -19,12 +19,12 @@ def emit(value: Mapping[str, Any]) -> None:
     print(json.dumps(_strict(value), allow_nan=False), flush=True)
 
 
-def of_summary(summary: Summary, found: ReportResult | None) -> dict[str, Any]:
+def of_summary(summary: Summary, found: ReportResult | None, exit_code: int) -> dict[str, Any]:
     """The last line of a run: what became of every planned trial, and the report if there is one."""
     return {
         "event": "summary",
         "folder": str(summary.folder),
-        "exit_code": summary.exit_code,
+        "exit_code": exit_code,
         "interrupted": summary.interrupted,
         "started": summary.started,
         "counts": dict(summary.counts),

@@ -26,7 +26,7 @@ LIMIT = 100 * 2**20
 """Bytes in a package. Ray keeps it in the head's memory; more belongs on the shared storage."""
 NEVER = ("__pycache__", "*.pyc", ".*")
 """Left out wherever it lies: caches, and hidden files, which is where tokens and keys live."""
-DATA_FILES = (".jsonl", ".json")
+DATA_FILES = (".jsonl", ".json", ".txt")
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def forecast(
     missing = missing_cells(plan, folder)
     with _reached(address, spec, console) as (places, growth, where, at):
         refuse_unplaceable(spec, places, growth)
-        preflight(missing, objective)
+        preflight(missing, objective, console)
         changes.show(changes.edits(known, plan, folder), plan, console)
         changes.tell(known, plan, folder, console)
         prepare(missing, objective, console)

@@ -108,7 +108,7 @@ class Analysis(_Section):
         looks = self.looks
         if looks is not None and (not looks or looks[0] < 1 or sorted(set(looks)) != looks):
             raise InputError(
-                f"looks are numbers of pairs that rise, such as [6, 12], got {short(looks)}: "
+                f"looks are numbers of pairs that rise, such as [8, 12], got {short(looks)}: "
                 "correct them, or leave them out to look once, at the end."
             )
         return self
@@ -236,6 +236,35 @@ class ExperimentSpec(_Section):
                 f"{factors} = {product} trials; at most {MAX_TRIALS:,}: take out values or seeds."
             )
         return self
+
+    @model_validator(mode="after")
+    def _looks_that_can_claim(self) -> ExperimentSpec:
+        """A look whose level lies below the smallest exact p of its pairs only costs the others theirs."""
+        if self.analysis.looks and self.analysis.mode == "ab":
+            self._refuse_hopeless(self.analysis.looks)
+        return self
+
+    def _refuse_hopeless(self, looks: list[int]) -> None:
+        from analysis.looks import hopeless, level_of  # they load SciPy, which few experiments need here
+        from analysis.power import least_pairs
+        from analysis.signflip import floor_of
+
+        questions = self._questions()
+        level = level_of(self.analysis.alpha, looks) / questions
+        if vain := hopeless(level, looks):
+            least = least_pairs(level)
+            shared = f"{len(looks)} looks" if len(looks) > 1 else "1 look"
+            shared += f" / {questions:,} contrasts" if questions > 1 else ""
+            raise InputError(
+                f"analysis.looks {short(looks)}: a look at {vain[0]} pairs can never claim anything: its "
+                f"level, alpha {self.analysis.alpha:g} / {shared} = {level:.2g}, lies below the "
+                f"smallest exact p of so few, {floor_of(vain[0]):.2g}. At least {least} pairs are needed: "
+                f"looks: {sorted({max(look, least) for look in looks})}."
+            )
+
+    def _questions(self) -> int:
+        """Contrasts of the primary endpoint: every other arm against the baseline, at every grid point."""
+        return (len(self.arms) - 1) * math.prod(len(values) for values in self.grid.values())
 
     def to_yaml(self) -> str:
         """The resolved experiment, readable as an experiment again."""

@@ -76,11 +76,11 @@ class DistillConfig:
 
     # --- data
     dataset: DatasetName = "gsm8k"
-    """arithmetic (built-in) or gsm8k (openai/gsm8k from the hub, or its format in --train_file)."""
+    """arithmetic (built-in) or gsm8k (openai/gsm8k from the hub, or its format or Aug's in --train_file)."""
     train_file: str | None = None
-    """A local JSONL in GSM8K's format, instead of the hub."""
+    """A local file in GSM8K's format or one of GSM8K-Aug's (JSON, JSONL, iCoT's text), instead of the hub."""
     eval_file: str | None = None
-    """Held-out rows in the same format. Left out: rows are split off the training file by hash."""
+    """Held-out rows in any of these. Left out: rows are split off the training file by hash."""
     train_sha256: str | None = None
     """SHA-256 that train_file must have. It then stands for the file, which may move; kvtune run sets it."""
     eval_sha256: str | None = None

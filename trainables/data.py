@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from trainables import arithmetic, gsm8k
+from trainables.answers import leading_number
 from trainables.config import DistillConfig, InputError
 from trainables.examples import Example, RowCounts, Splits, split_by_hash
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where a data set's rows come from, and what announces an answer in them."""
+    """Where a data set's rows come from, what announces an answer in them and what ends it."""
 
     read: Callable[[DistillConfig], Splits]
     """All rows there are, split."""
     mark: str
+    end: str
 
 
 def _arithmetic(config: DistillConfig) -> Splits:
@@ -36,23 +35,31 @@ def _gsm8k(config: DistillConfig) -> Splits:
             config.train_file, "--train_file", config.drop_last_step, config.train_sha256
         )
     if config.eval_file is None:
-        train, held_out = split_by_hash(examples)
-    else:
-        train = examples
-        held_out, more = gsm8k.read_gsm8k(
-            config.eval_file, "--eval_file", config.drop_last_step, config.eval_sha256
-        )
-        skipped += more
+        train, others = split_by_hash(examples)
+        held_out, repeated = _once(others)
+        skipped += repeated
+        return Splits(train, held_out, train, skipped, skipped.note(_source(config), len(train + held_out)))
+    others, more = gsm8k.read_gsm8k(
+        config.eval_file, "--eval_file", config.drop_last_step, config.eval_sha256
+    )
+    held_out, repeated = _once(others)
+    more += repeated
+    notes = skipped.note(_source(config), len(examples))
+    notes += more.note(f"--eval_file {config.eval_file}", len(held_out))
+    return Splits(examples, held_out, examples, skipped + more, notes)
+
+
+def _once(held_out: Sequence[Example]) -> tuple[list[Example], RowCounts]:
+    """Every question's first row, and how many are left out for that."""
     once: dict[str, Example] = {}
     for example in held_out:
         once.setdefault(example.item_id, example)
-    skipped += RowCounts(repeated=len(held_out) - len(once))
-    return Splits(train, list(once.values()), train, skipped)
+    return list(once.values()), RowCounts(repeated=len(held_out) - len(once))
 
 
 DATASETS: dict[str, Dataset] = {
-    "arithmetic": Dataset(_arithmetic, arithmetic.MARK),
-    "gsm8k": Dataset(_gsm8k, gsm8k.MARK),
+    "arithmetic": Dataset(_arithmetic, arithmetic.MARK, " "),
+    "gsm8k": Dataset(_gsm8k, gsm8k.MARK, "\n"),
 }
 
 
@@ -64,22 +71,24 @@ def load_examples(config: DistillConfig) -> Splits:
     splits = DATASETS[config.dataset].read(config)
     _check_overlap(config, splits)
     _check_numbers(config, splits)
-    if splits.skipped != RowCounts():
-        log.info("%s: rows left out: %s.", _source(config), splits.skipped)
-    if len(splits.held_out) < config.eval_size:
-        log.info("--eval_size %d: only %d rows are held out.", config.eval_size, len(splits.held_out))
+    few = f"--eval_size {config.eval_size}: only {len(splits.held_out):,} rows are held out"
     return replace(
-        splits, train=splits.train[: config.subset_size], held_out=splits.held_out[: config.eval_size]
+        splits,
+        train=splits.train[: config.subset_size],
+        held_out=splits.held_out[: config.eval_size],
+        notes=splits.notes + (few,) * (len(splits.held_out) < config.eval_size),
     )
 
 
 def parse_answer(text: str, dataset: str) -> str | None:
-    """The normalised number that stands right after the answer mark of `dataset`, None where none does.
+    """The normalised number after the first answer mark of `dataset`, None where there is none.
 
-    Only the first mark counts, and what follows the number is not read. Compare for equality: no tolerance.
+    Read to the end of its line (the built-in task: of its word) by the rule by which a file's answers are
+    read, so that 1/2 is not 1 here either. Compare for equality: no tolerance.
     """
-    _, mark, rest = text.partition(DATASETS[dataset].mark)
-    return gsm8k.leading_number(rest) if mark else None
+    known = DATASETS[dataset]
+    _, mark, rest = text.partition(known.mark)
+    return leading_number(rest.strip().partition(known.end)[0]) if mark else None
 
 
 def _source(config: DistillConfig) -> str:
@@ -102,7 +111,7 @@ def _check_overlap(config: DistillConfig, splits: Splits) -> None:
 
 def _check_numbers(config: DistillConfig, splits: Splits) -> None:
     rows, source = len(splits.train), _source(config)
-    left_out = f" (rows left out: {splits.skipped})" if splits.skipped != RowCounts() else ""
+    left_out = f" ({'; '.join(splits.notes)})" if splits.notes else ""
     if config.subset_size is not None and config.subset_size > rows:
         raise InputError(
             f"--subset_size {config.subset_size} is more than the {rows} rows of {source}{left_out}: "
@@ -114,11 +123,16 @@ def _check_numbers(config: DistillConfig, splits: Splits) -> None:
         raise InputError(
             f"{source} gives {used} training rows{left_out}, fewer than one step of {step} (--batch_size "
             f"{config.batch_size} x --gradient_accumulation_steps {config.gradient_accumulation_steps}): "
-            f"lower these, or give more rows."
+            f"{'lower these, or give more rows' if rows else f'give more rows like {gsm8k.FORMAT}'}."
+        )
+    if not splits.held_out and config.eval_file:
+        raise InputError(
+            f"--eval_file {config.eval_file} gives no held-out rows{left_out}: "
+            f"give it rows like {gsm8k.FORMAT}."
         )
     if not splits.held_out:
         raise InputError(
-            f"{config.eval_file or source} leaves no held-out rows{left_out}: "
+            f"{source} leaves no held-out rows{left_out}: "
             f"give --eval_file rows of its own, or --train_file more rows to split off."
         )
 

@@ -64,6 +64,8 @@ class _Run:
         self.report = report
         self.started_at = _now()
         self.trial: Trial = assemble(config)
+        for note in self.trial.splits.notes:
+            log.info("%s.", note)
         self.distillation = self.trial.distillation
         self.learners = self.distillation.learners()
         self.optimizer = _optimizer(config, self.learners)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 
 HELD_OUT_SHARE = 10
 """One question in so many is held out."""
@@ -39,14 +39,16 @@ class Splits:
     everything: list[Example]
     """All training rows, whatever --subset_size takes: what built-in tokenizers and teachers learn from."""
     skipped: RowCounts
+    notes: tuple[str, ...] = ()
+    """What was left out of which file, and how many rows are held out if fewer than asked for: to be told."""
 
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows that were read and left out, by reason. They are logged, never dropped in silence."""
+    """Rows that were read and left out, by reason. They are told, never dropped in silence."""
 
     no_equation: int = 0
-    """A worked chain without any <<...>> annotation."""
+    """No <<...>> annotation with something in it, or no worked chain at all."""
     one_step: int = 0
     """drop_last_step leaves nothing of a chain of one step."""
     repeated: int = 0
@@ -54,6 +56,13 @@ class RowCounts:
 
     def __add__(self, other: RowCounts) -> RowCounts:
         return RowCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def note(self, source: str, kept: int) -> tuple[str, ...]:
+        """A sentence on what was left out of `source`, if anything was; `kept` rows were not."""
+        left_out = sum(astuple(self))
+        if not left_out:
+            return ()
+        return (f"{left_out:,} of {kept + left_out:,} rows of {source} left out: {self}",)
 
     def __str__(self) -> str:
         parts = [

@@ -26,8 +26,11 @@ from trainables.teaching import fill
 from trainables.tokenizers import Encoded, encode
 
 
-def check(config: DistillConfig) -> None:
-    """Raise one InputError for the first thing that cannot work: names, rows, tokenizers, lengths."""
+def check(config: DistillConfig) -> tuple[str, ...]:
+    """Raise one InputError for the first thing that cannot work: names, rows, tokenizers, lengths.
+
+    What is to be told of the rows, such as how many were left out.
+    """
     named_device(config.device)
     _check_names(config)
     splits = load_examples(config)
@@ -45,6 +48,7 @@ def check(config: DistillConfig) -> None:
     _check_target_len(config, taught)
     _check_lengths(config, rows, taught)
     _check_aligner(config, mine)
+    return splits.notes
 
 
 def prepare(config: DistillConfig, progress: Callable[[str], None]) -> float | None:

@@ -20,8 +20,10 @@ STATUS_LOOKS: dict[str, tuple[str, str]] = {
     "crashed": ("#CC79A7", "!"),
     "oom": ("#E69F00", "M"),
     "timeout": ("#F0E442", "T"),
+    "stopped": ("#56B4E9", "S"),
     "preempted": ("#b9c0ca", "P"),
     "cancelled": ("#b9c0ca", "C"),
+    "running": ("#b9c0ca", "…"),
     "not_run": (PAPER, "–"),
 }
 """Status -> fill and letter: readable without colour."""

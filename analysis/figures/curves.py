@@ -21,8 +21,11 @@ from analysis.sentences import plural
 THIN_RUNS = 12
 """Runs of an arm up to which each has its own thin line."""
 TITLE = "Learning curves"
-UNITS = {"step": ("optimizer step", 1.0), "wall_s": ("wall time (minutes)", 60.0)}
-"""Column -> axis label, and what it is divided by."""
+BY_TIME = (
+    "By wall time: the mean of what every run had last reported; a run that completed keeps its last value."
+)
+UNITS = {"step": 1.0, "wall_s": 60.0}
+"""Column -> what its axis divides it by."""
 
 
 def drafts(scene: Scene) -> Drafts:
@@ -35,6 +38,9 @@ def drafts(scene: Scene) -> Drafts:
     groups = [(label, scene.curves(*source)) for source, label in shown.items() if scene.curves(*source)]
     if not groups:
         yield Missing(name="curves", title=TITLE, reason="no run logged a finite value")
+        return
+    if all(len(curve.mean) < 2 for _, curves in groups for curve in curves):
+        yield Missing(name="curves", title=TITLE, reason="one evaluation a run is no curve")
         return
     metrics = [metric for metric, split in shown if scene.curves(metric, split)]
     logged = set(scene.results.experiment.metrics["metric"].cat.categories)
@@ -69,12 +75,8 @@ def _draft(
     ends = sum(len(curve.ends) for curve in main)
     crosses = f" Crosses: the last finite point of {plural(ends, 'failed run')}." if ends else ""
     points = max(len(curve.mean) for _, curves in groups for curve in curves)
-    timed = len(_axes_of(groups)) > 1
-    by_time = (
-        " By wall time: the mean of what every run had last reported; a completed run keeps its last value."
-        if timed
-        else " No times are on record."
-    )
+    timed = any(len(curve.by_time) for _, curves in groups for curve in curves)
+    by_time = f" {BY_TIME}" if timed else ""
     left = " The KV loss is not drawn: each arm's target is its own projection." if own else ""
     return Draft(
         name="curves",
@@ -84,27 +86,24 @@ def _draft(
             f"{thin}{crosses}{by_time}{thinning_text(points)} {smoothing_text(plan.smoothing)}, and nothing "
             f"is interpolated.{left}"
         ),
-        alt=(
-            f"Learning curves of {' and '.join(label for label, _ in groups)} by step"
-            f"{' and by wall time' if timed else ''}."
-        ),
+        alt=f"Learning curves of {' and '.join(label for label, _ in groups)} by step"
+        f"{' and by wall time' if timed else ''}.",
         table=pd.concat(behind, ignore_index=True),
-        draw=partial(curves_figure, drawn, styles),
+        draw=partial(curves_figure, drawn, styles, plan.step_name),
     )
 
 
-def _axes_of(groups: Sequence[tuple[str, Sequence[ArmCurve]]]) -> list[str]:
-    """By step, and by wall time where any run has times."""
-    timed = any(len(curve.by_time) for _, curves in groups for curve in curves)
-    return [x for x in UNITS if x == "step" or timed]
-
-
 def curves_figure(
-    groups: Sequence[tuple[str, Sequence[ArmCurve]]], styles: Styles, *, narrow: bool = False
+    groups: Sequence[tuple[str, Sequence[ArmCurve]]], styles: Styles, step: str, *, narrow: bool = False
 ) -> Figure:
-    """Per metric: by step with the strip of n below, and by wall time. `groups`: axis label, curves."""
-    blocks = [(label, curves, x) for label, curves in groups for x in _axes_of(groups)]
-    columns = 1 if narrow else min(2, len(blocks))
+    """Per metric: by step with the strip of n below, and by wall time where it is known.
+
+    groups: axis label, curves. step: what steps are called.
+    """
+    timed = any(len(curve.by_time) for _, curves in groups for curve in curves)
+    axes_of = {"step": step, "wall_s": "wall time (minutes)"} if timed else {"step": step}
+    columns = 1 if narrow else len(axes_of)
+    blocks = [(label, curves, x) for label, curves in groups for x in axes_of]
     lines = len(blocks) // columns
     key_columns, signs = key_shape(list(styles), narrow=narrow)
     key = {wrapped(arm, signs): line for arm, line in arm_lines(styles, list(styles)).items()}
@@ -119,6 +118,7 @@ def curves_figure(
         top.tick_params(labelbottom=False)
         plot_curves(curves, styles, top, x)
         plot_counts(curves, styles, strip, x)
+        strip.set_xlabel(axes_of[x])
         top.set_ylabel(label)
         top.set_title(f"{label.partition(' (')[0]} by {'step' if x == 'step' else 'wall time'}")
     legend(figure, key, loc="outside upper left", ncols=key_columns, handlelength=2.6)
@@ -127,7 +127,7 @@ def curves_figure(
 
 def plot_curves(curves: Sequence[ArmCurve], styles: Styles, ax: Axes, x: str) -> Axes:
     """Mean with pointwise band; a thin line per run up to twelve; a cross where a failed run ends."""
-    unit = UNITS[x][1]
+    unit = UNITS[x]
     for curve in curves:
         style = styles[curve.arm]
         if curve.seeds <= THIN_RUNS:
@@ -146,8 +146,7 @@ def plot_curves(curves: Sequence[ArmCurve], styles: Styles, ax: Axes, x: str) ->
 
 def plot_counts(curves: Sequence[ArmCurve], styles: Styles, ax: Axes, x: str) -> Axes:
     """How many runs stand behind each point of the mean."""
-    label, unit = UNITS[x]
-    most = max((curve.planned for curve in curves), default=1)
+    unit, most = UNITS[x], max((curve.planned for curve in curves), default=1)
     for curve in curves:
         style, mean = styles[curve.arm], thinned(curve.mean if x == "step" else curve.by_time)
         ax.step(mean[x] / unit, mean["n"], where="post", color=style.colour, ls=style.dashes, lw=1.2)
@@ -155,5 +154,4 @@ def plot_counts(curves: Sequence[ArmCurve], styles: Styles, ax: Axes, x: str) ->
     ax.set_yticks([0, most])
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.set_ylabel("runs")
-    ax.set_xlabel(label)
     return ax

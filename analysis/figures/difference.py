@@ -26,9 +26,9 @@ Curve = tuple[DifferenceCurve, pd.DataFrame]
 
 
 def drafts(scene: Scene) -> Drafts:
-    found = [curve for curve in scene.results.differences if len(curve.table)]
+    found = [curve for curve in scene.results.differences if len(curve.table) > 1]
     if not found:
-        yield Missing(name="difference", title=TITLE, reason="no seed logged a common step in both arms")
+        yield Missing(name="difference", title=TITLE, reason="no seed logged two common steps in both arms")
         return
     plan = scene.results.experiment.plan
     shown = [(curve, _seeds(curve, scene)) for curve in found[:MOST_CONTRASTS]]
@@ -86,6 +86,7 @@ def difference_figure(curves: Sequence[Curve], plan: Plan, styles: Styles, *, na
             wrapped(f"{curve.treatment} − {curve.baseline}", 30 if columns == 2 or narrow else 80)
         )
         _plot_pairs(curve, styles, below)
+        below.set_xlabel(plan.step_name)
     for place in range(len(curves), lines * columns):
         line, column = divmod(place, columns)
         axes[2 * line, column].set_axis_off()
@@ -122,5 +123,4 @@ def _plot_pairs(curve: DifferenceCurve, styles: Styles, ax: Axes) -> None:
     ax.set_ylim(0, most * 1.25)
     ax.set_yticks([0, most])
     ax.set_ylabel("pairs")
-    ax.set_xlabel("optimizer step")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -45,7 +45,7 @@ def test_equal_seeds_that_do_not_repeat_measure_the_floor():
     assert found.verdict == "INCONCLUSIVE"
     assert found.noise.kind == "nondeterminism"
     assert found.noise.largest == pytest.approx(1e-4)
-    assert "nondeterminism floor SD 0.00011" in found.sentence
+    assert "nondeterminism floor SD 0.000107" in found.sentence
 
 
 def test_other_seeds_measure_the_seed_variance_and_what_margin_it_leaves_room_for():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,14 +82,16 @@ def test_a_setting_in_which_the_arms_differ_makes_the_verdict_invalid(tmp_path: 
     assert judged(tmp_path, rows, mapped(declared=["lr"])).verdict == "SUPERIOR"
 
 
-def test_a_record_that_ends_early_is_a_crash_and_never_an_endpoint(tmp_path: Path) -> None:
+def test_a_record_that_ends_early_is_no_endpoint_and_no_crash(tmp_path: Path) -> None:
     rows = table()
     rows = rows[(rows["method"] != "B") | (rows["seed"] != 2) | (rows["iter"] < 300)]
 
     found = judged(tmp_path, rows, mapped())
 
-    assert status_of(found, 2) == "crashed"
+    assert status_of(found, 2) == "stopped"
     assert found.pairs == 5
+    reasons = load(tmp_path / "out").runs.set_index("trial_id")["failure_reason"]
+    assert reasons["B-seed2"] == "ended at iter 200 of 300, no reason on record"
 
 
 def test_a_logged_nan_is_a_divergence_and_a_blank_cell_is_not(tmp_path: Path) -> None:
@@ -131,71 +132,7 @@ def test_two_complete_runs_of_one_arm_and_seed_are_refused(tmp_path: Path) -> No
         judged(tmp_path, pd.concat([rows, again]), mapped(run="id"))
 
 
-def test_two_values_at_one_step_ask_for_the_column_of_runs(tmp_path: Path) -> None:
-    again = table().head(1).assign(**{"val/loss": 9.0})
-
-    with pytest.raises(ResultsError, match=r"A-seed0 has two values of val_loss at step 100: .*run: COLUMN"):
-        judged(tmp_path, pd.concat([table(), again]), mapped())
-
-
-def test_the_runs_table_of_wandb_knows_how_runs_ended(tmp_path: Path) -> None:
-    last = table().query("iter == 300").rename(columns={"method": "Group"})
-    last["Name"], last["State"] = last["Group"] + "-" + last["seed"].astype(str), "finished"
-    last.loc[last["Name"] == "B-4", "State"] = "crashed"
-    last.to_csv(tmp_path / "wandb.csv", index=False)
-
-    out = import_runs("wandb-export", [tmp_path / "wandb.csv"], mapped(arm="Group"), "m", tmp_path / "out")
-
-    found = compare(load(out), treatment="B")
-    assert (status_of(found, 4), found.pairs) == ("crashed", 5)
-
-
-def test_a_chart_of_wandb_names_arm_and_seed_in_the_runs_names(tmp_path: Path) -> None:
-    chart = {"Step": list(STEPS)}
-    for arm in "AB":
-        for seed in range(6):
-            for band in ("", "__MIN", "__MAX"):
-                chart[f"{arm}-s{seed} - val/loss{band}"] = [value(arm, seed, step) for step in STEPS]
-    pd.DataFrame(chart).to_csv(tmp_path / "chart.csv", index=False)
-    mapping = mapped(arm={"run": "^([AB])-"}, seed={"run": r"s(\d+)$"}, step="Step")
-
-    out = import_runs("wandb-export", [tmp_path / "chart.csv"], mapping, "m", tmp_path / "out")
-
-    assert compare(load(out), treatment="B").difference == pytest.approx(-0.101)
-
-
-def write_ray(folder: Path, arm: str, seed: int, steps: tuple[int, ...], error: str = "") -> None:
-    trial = folder / f"trial_{arm}_{seed}"
-    trial.mkdir(parents=True)
-    config = {"method": arm, "seed": seed, "lr": 0.01, "model": {"layers": 2}}
-    (trial / "params.json").write_text(json.dumps(config))
-    lines = [
-        {"val/loss": value(arm, seed, s), "training_iteration": s, "config": config, "done": False}
-        for s in steps
-    ]
-    (trial / "result.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if error:
-        (trial / "error.txt").write_text(f"Traceback\n{error}\n")
-
-
 RAY = mapped(arm="config/method", seed="config/seed", step="training_iteration")
-
-
-def test_trials_of_ray_tune_that_died_early_keep_their_rows(tmp_path: Path) -> None:
-    for arm in "AB":
-        for seed in range(6):
-            write_ray(tmp_path / "tune", arm, seed, STEPS)
-    write_ray(tmp_path / "tune", "B", 6, (), error="RuntimeError: before its first report")
-    write_ray(tmp_path / "tune", "A", 6, STEPS)
-    write_ray(tmp_path / "tune", "B", 7, (100,), error="RuntimeError: later")
-    write_ray(tmp_path / "tune", "A", 7, STEPS)
-
-    out = import_runs("ray", [tmp_path / "tune"], RAY, "map.yaml", tmp_path / "out")
-
-    found = compare(load(out), treatment="B")
-    assert (found.planned, found.pairs, found.failures["B"]) == (8, 6, 2)
-    reasons = load(out).runs.set_index("trial_id")["failure_reason"]
-    assert reasons["B-seed6"] == "RuntimeError: before its first report"
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "[1]", "3", "null", '"x"'])
@@ -203,29 +140,14 @@ def test_trials_of_ray_tune_that_died_early_keep_their_rows(tmp_path: Path) -> N
 def test_what_ray_never_wrote_is_one_error_that_names_the_file(
     tmp_path: Path, file: str, content: str
 ) -> None:
-    write_ray(tmp_path / "tune", "A", 0, STEPS if file == "result.json" else ())
     path = tmp_path / "tune" / "trial_A_0" / file
-    path.write_text(f"{content}\n{path.read_text()}" if file == "result.json" else content)
+    path.parent.mkdir(parents=True)
+    path.write_text(f'{content}\n{{"val/loss": 1.0}}\n' if file == "result.json" else content)
 
     with pytest.raises(ResultsError, match=rf"trial_A_0/{file}") as caught:
         import_runs("ray", [tmp_path / "tune"], RAY, "map.yaml", tmp_path / "out")
 
     assert len(str(caught.value)) < 500
-
-
-def test_settings_that_ray_recorded_are_checked_unasked(tmp_path: Path) -> None:
-    for arm in "AB":
-        for seed in range(6):
-            write_ray(tmp_path / "tune", arm, seed, STEPS)
-    odd = tmp_path / "tune" / "trial_B_2"
-    text = (odd / "result.json").read_text().replace('"lr": 0.01', '"lr": 0.5')
-    (odd / "result.json").write_text(text)
-
-    out = import_runs("ray", [tmp_path / "tune"], RAY, "map.yaml", tmp_path / "out")
-
-    found = compare(load(out), treatment="B")
-    assert found.verdict == "INVALID"
-    assert "config/lr (seeds 2)" in found.findings[0].detail
 
 
 def test_tensorboard_folders_name_arm_and_seed_in_their_path(tmp_path: Path) -> None:
@@ -266,7 +188,7 @@ def without(field: str) -> dict[str, Any]:
         (lambda: mapped(arm={"path": "a", "run": "b"}), "needs exactly one group"),
         (lambda: mapped(arm={"column": "a", "run": "(b)"}), "give one of column, path and run"),
         (lambda: mapped(seed="val/loss"), r"seed '1\.8' is no whole number"),
-        (lambda: mapped(seed="method"), "column 'seed' holds what is no number"),
+        (lambda: mapped(seed="method"), "line 2: seed 'A' is no whole number"),
         (
             lambda: mapped(metrics={"val_loss": "val/loss"}),
             r"metrics\.val_loss needs a direction, min or max",

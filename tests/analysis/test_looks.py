@@ -75,6 +75,18 @@ def test_a_look_at_the_shared_level_needs_more_pairs():
     assert better(6, looks=(6, 12)).verdict == "NOT TESTABLE"
 
 
+def test_an_old_plan_whose_first_look_could_never_claim_is_reported_and_told():
+    """`kvtune plan` and `run` refuse such looks; folders from before hold them."""
+    at_first, at_last = (better(12, lost=lost, looks=(6, 12)) for lost in (6, 0))
+
+    assert (at_first.verdict, at_last.verdict) == ("NOT TESTABLE", "SUPERIOR")
+    for found in (at_first, at_last):
+        (warning,) = [text for text in found.warnings if "could never claim" in text]
+        assert "a look at 6 seeds" in warning
+        assert "its level, 0.025, lies below the smallest exact p of so few, 0.031" in warning
+    assert not better(12, looks=(7, 12)).warnings
+
+
 def test_a_failed_seed_has_ended_and_is_no_reason_to_wait():
     found = judged(FLAT[:8], BETTER[:8], statuses={("flat", 3): "diverged"})
 

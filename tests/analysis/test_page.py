@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -130,3 +131,10 @@ def test_folders_that_belong_to_no_planned_trial_are_listed_with_their_reason(tm
 def test_many_seeds_are_told_as_ranges():
     assert seeds_text([2, 0, 1]) == "2, 0, 1"
     assert seeds_text([*range(30), 40]) == "0 to 29, 40 (31)"
+
+
+def test_a_page_gives_one_value_for_the_gradients_p99_over_p50(tmp_path):
+    html = write_report(FakeExperiment().write(tmp_path)).html.read_text()
+
+    tables = re.sub(r"<(style|svg)[^>]*>.*?</\1>", "", html, flags=re.DOTALL)
+    assert len(re.findall(r"<t[hd][^>]*>\s*gradient p99/p50", tables, re.IGNORECASE)) == 1

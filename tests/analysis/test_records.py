@@ -97,7 +97,7 @@ def test_a_value_that_is_told_twice_counts_once_as_first_logged(folder, value):
     ("change", "message"),
     [
         (lambda plan: plan.pop("cells"), "lacks the field 'cells'"),
-        (lambda plan: plan["analysis"]["primary"].update(at="last"), "analysis.primary.at 'last' is unknown"),
+        (lambda plan: plan["analysis"]["primary"].update(at="lst"), "analysis.primary.at 'lst' is unknown"),
         (
             lambda plan: plan["analysis"]["primary"].update(margin=-1),
             "margin must be a finite number above 0",

@@ -55,7 +55,7 @@ class Tags(HTMLParser):
 
 def test_the_result_says_where_the_report_lies_and_what_it_says(report):
     assert report.verdict == "INCONCLUSIVE"
-    assert report.sentence.startswith("structured changed final eval CE by -0.06")
+    assert report.sentence.startswith("structured lowered final eval CE by 0.06")
     assert "Complete pairs alone would say SUPERIOR; the plan looks once, at the end" in report.sentence
     assert report.exit_code == 0
     assert report.html.exists()
@@ -111,7 +111,7 @@ def test_the_verdict_stands_first(report):
     assert report.markdown.read_text().startswith(
         "# fake: INCONCLUSIVE\n\n> Interim: 7 of 8 seeds have ended in both arms"
     )
-    assert "\n\n**structured changed final eval CE" in report.markdown.read_text()
+    assert "\n\n**structured lowered final eval CE" in report.markdown.read_text()
 
 
 def test_figures_come_as_pdf_svg_png_and_csv(report):

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -30,6 +31,45 @@ def test_tied_differences_of_rounded_accuracies_are_counted_as_ties():
     counts = np.array([1.0, 1, 1, 1, -1, -1, 1, -1])
 
     assert signflip.p_value(sample) == signflip.p_value(counts)
+
+
+def share_beyond(sample, mean, side):
+    """One-sided p by trying every sign, in whole numbers: no rounding, so ties are ties."""
+    far = [side * (value - mean) for value in sample]
+    sums = [
+        sum(map(math.prod, zip(signs, far, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(far))
+    ]
+    return sum(total >= sum(far) for total in sums) / len(sums)
+
+
+@pytest.mark.parametrize("side", [1, -1])
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=8), st.integers(-3, 3))
+@settings(max_examples=150)
+def test_the_one_sided_p_counts_what_is_observed_on_either_side(side, sample, mean):
+    found = signflip.p_one_sided(np.array(sample, dtype=float), 0.0, float(mean), side)
+
+    assert found == share_beyond(sample, mean, side)
+
+
+def test_the_observed_signs_count_where_the_mean_lies_on_the_other_side():
+    """Two of 64 sign patterns lie farther up, so p of lying below is 1 - 2/64, not one less half the p."""
+    sample = [8, 9, 10, 11, -3, 2]
+
+    found = signflip.p_one_sided(np.array(sample, dtype=float), 0.0, 0.0, -1)
+
+    assert found == share_beyond(sample, 0, -1) == 0.96875
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_drawn_signs_give_the_one_sided_p_of_all_signs_and_half_the_two_sided_one(side):
+    sample = np.random.default_rng(3).normal(0.3, 1, 18)
+    flips = ((np.arange(2**18)[:, None] >> np.arange(18)) & 1) * -2 + 1
+
+    found = signflip.p_one_sided(sample, 0.0, 0.0, side)
+
+    assert found == pytest.approx(np.mean(side * (flips @ sample) >= side * sample.sum() - 1e-9), abs=0.004)
+    assert min(found, 1 - found) == pytest.approx(signflip.p_value(sample) / 2, abs=1e-5)
 
 
 @given(deltas)

@@ -142,7 +142,8 @@ def test_the_verdict_of_too_few_seeds_names_the_floor_and_what_is_needed():
 
     assert comparison.sentence.startswith(
         "NOT TESTABLE: 3 pairs; the smallest p an exact test can give is 0.25; "
-        "run at least 3 more seeds (7 more for 80 % power at dz = 1)."
+        "run at least 3 more seeds (7 more for 80 % power at an effect size d_z (mean difference / "
+        "SD of differences) of 1)."
     )
     assert comparison.interval is not None
     assert comparison.interval_exact is None
@@ -194,7 +195,7 @@ def test_inconclusive_prints_what_the_data_are_compatible_with_and_never_no_diff
     comparison = compared([2.0] * 8, [2.0 + delta for delta in deltas])
 
     assert comparison.verdict == "INCONCLUSIVE"
-    assert "compatible with anything from 0.08 better to 0.08 worse" in comparison.sentence
+    assert "compatible with anything from 0.079 better to 0.079 worse" in comparison.sentence
     assert "a harm beyond the margin of 0.02 is not excluded" in comparison.sentence
     assert "no difference" not in comparison.sentence
     assert "seeds in all" in comparison.next_step
@@ -206,8 +207,8 @@ def test_the_sentence_of_a_claim_carries_everything_it_rests_on():
     )
 
     assert comparison.sentence == (
-        "structured changed final eval CE by -0.060 (95 % CI -0.065 to -0.055; 8 paired seeds, "
-        "exact sign-flip p = 0.0078, t p = 2e-8); margin 0.02: SUPERIOR. 0 of 16 runs failed."
+        "structured lowered final eval CE by 0.0599, better than flat (95 % CI -0.0650 to -0.0549; 8 paired "
+        "seeds, exact sign-flip p = 0.0078, t p = 2e-8); margin 0.02: SUPERIOR. 0 of 16 runs failed."
     )
 
 

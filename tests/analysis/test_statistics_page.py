@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import statistics
+from benchmarks import skew, statistics
 
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
 
@@ -28,3 +28,14 @@ def test_every_number_that_the_command_prints_stands_on_the_page(capsys):
         by_t, by_bootstrap = re.findall(r"\d+\.\d", line)
         assert f"{by_t} %" in page
         assert f"{by_bootstrap} %" in page
+
+
+@pytest.mark.slow
+def test_how_often_differences_are_called_skewed_stands_on_the_page(capsys):
+    skew.main()
+
+    page = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^[a-zL].*?((?: +\d+\.\d){4})$", capsys.readouterr().out, re.MULTILINE)
+    assert len(rows) == 9
+    for row in rows:
+        assert f"| {' | '.join(row.split())} |" in page

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pandas as pd
 import pytest
 
 import analysis
@@ -25,11 +26,11 @@ from analysis.report import write_report
 from analysis.results import analyse
 from analysis.setup import WEAK
 from tests.analysis.fakes import FakeExperiment, loaded
-from tests.analysis.test_intake import mapped, table
+from tests.analysis.imports.records import mapped, table
 from tests.analysis.test_page import SCHEMA
 
 FOUND = {
-    "source": "csv", "runs": 12, "ignored": ["warmup-1", "warmup-2"], "planned": False,
+    "source": "csv", "runs": 14, "ignored": ["warmup-1", "warmup-2"], "planned": False, "step": "iter",
     "remarks": ["Two files had a torn last line, which was left out."],
 }  # fmt: skip
 ONLY_OURS = (
@@ -98,11 +99,27 @@ def test_remarks_and_ignored_runs_stand_below_the_verdict(tmp_path: Path) -> Non
 
     remarks = json.loads(report.results.read_text())["remarks"]
     assert remarks[0] == FOUND["remarks"][0]
-    assert "2 runs left out" in remarks[1]
+    assert remarks[1].startswith("2 runs or rows without an arm or a seed left out")
     assert "warmup-1, warmup-2" in remarks[1]
     page, markdown = report.html.read_text(), report.markdown.read_text()
     assert page.index('id="verdict"') < page.index("torn last line") < page.index('id="plan"')
     assert f"Caution: {remarks[0]}" in markdown
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_tasks_by_seeds_and_ignored_rows_come_through_from_the_table_to_the_page(tmp_path: Path) -> None:
+    rows = pd.concat([table(3).assign(task=task) for task in ("rte", "boolq")], ignore_index=True)
+    blank = rows.head(1).assign(seed=None)
+    pd.concat([rows, blank]).to_csv(tmp_path / "runs.csv", index=False)
+    mapping = mapped(seed=["task", "seed"], unmatched="ignore")
+
+    report = write_report(import_runs("csv", [tmp_path / "runs.csv"], mapping, "map.yaml", tmp_path / "out"))
+
+    page = report.html.read_text()
+    assert "1 run or row without an arm or a seed left out" in page
+    assert "runs.csv, line 38" in page
+    assert all(f">{task} {seed}</th>" in page for task in ("rte", "boolq") for seed in range(3))
+    assert "left out for want of an arm or a seed, as the mapping says: 1<" in page
 
 
 @pytest.mark.parametrize(
@@ -320,9 +337,9 @@ def test_of_imported_runs_the_setup_tells_what_their_records_do(tmp_path: Path) 
     setup = analyse(load(imported(tmp_path))).setup
 
     assert setup["records"] == "csv, 1 path given"
-    assert setup["runs read"] == "12; 2 left out"
-    assert setup["metrics"] == "val_loss (column val/loss)"
-    assert setup["last step on record"] == "300"
+    assert setup["runs read"] == "14, of them 2 left out"
+    assert setup["metrics"] == "val_loss (column loss)"
+    assert setup["steps"] == "by iter, the last on record 300"
 
 
 def test_curves_without_times_are_drawn_by_step_alone_and_say_so(tmp_path: Path) -> None:
@@ -332,9 +349,8 @@ def test_curves_without_times_are_drawn_by_step_alone_and_say_so(tmp_path: Path)
     (draft,) = curves.drafts(scene)
 
     assert isinstance(draft, Draft)
-    assert "No times are on record" in draft.caption
     assert "KV loss" not in draft.caption, "none was logged"
-    assert "wall time" not in draft.alt
+    assert "wall time" not in draft.alt + draft.caption
     assert [ax.get_title() for ax in draft.draw().axes] == ["val loss by step", ""]
 
 

@@ -228,10 +228,10 @@ def test_trials_that_are_no_longer_planned_are_named_and_kept(place: Path) -> No
 def test_another_analysis_is_told_and_runs_nothing(place: Path) -> None:
     run_serially(place)
 
-    told = told_by(place, analysis={"baseline": "flat", "margin": 0.1, "looks": [2, 4]})
+    told = told_by(place, analysis={"baseline": "flat", "margin": 0.1, "looks": [7, 12]})
 
     assert "analysis.margin: unset -> 0.1" in told
-    assert "analysis.looks: unset -> [2, 4]" in told
+    assert "analysis.looks: unset -> [7, 12]" in told
     assert "nothing to run" in told
 
 

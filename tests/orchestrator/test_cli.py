@@ -102,6 +102,45 @@ def test_a_report_says_not_testable_by_exit_code_3(place: Path, capsys: pytest.C
     assert answer(capsys, "report", str(place / "fake"))[0] == 3
 
 
+GRID = {"arms": {name: {"target_len": size} for name, size in (("flat", 2), ("b", 3), ("c", 4))},
+        "grid": {"lr": [1e-3, 1.5e-3]}}  # fmt: skip
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("command", ["run", "report"])
+def test_with_several_arms_every_planned_comparison_has_its_verdict_at_the_end(
+    place: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    path = write_experiment(place, **GRID, seeds=list(range(9)))
+    _, out, _ = answer(capsys, "run", str(path), "--storage", str(place), "--address", "serial")
+    if command == "report":
+        _, out, _ = answer(capsys, "report", str(place / "fake"))
+
+    said = [line for line in out.splitlines() if " against " in line]
+    names = [f"{arm},lr={lr} against flat,lr={lr}: " for lr in (0.001, 0.0015) for arm in "bc"]
+    assert sorted(line.partition(": ")[0] + ": " for line in said) == sorted(names)
+    assert all("DEGENERATE" in line or "INCONCLUSIVE" in line for line in said)
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("lr", [1e-3, 3e-3])
+def test_an_invalid_contrast_ends_the_run_with_code_2_whatever_else_happened(
+    place: Path, capsys: pytest.CaptureFixture[str], lr: float
+) -> None:
+    """A seed that ran is taken out of the plan; at 3e-3 an arm's trials crash as well, which alone is 1."""
+    path = write_experiment(place, **arms(good=1.5e-3, other=lr))
+    options = ["run", str(path), "--storage", str(place), "--address", "serial", "--yes"]
+    first = answer(capsys, *options)[0]
+
+    code, out, _ = answer(capsys, *options, "--seeds", "1")
+    as_json = answer(capsys, *options, "--seeds", "1", "--json")
+
+    assert first == (1 if lr == 3e-3 else 0)
+    assert (code, as_json[0], json.loads(as_json[1].splitlines()[-1])["exit_code"]) == (2, 2, 2)
+    assert "INVALID: other against good was not tested" in out
+    assert answer(capsys, "report", str(place / "fake"))[0] == 2
+
+
 @pytest.mark.usefixtures("fake")
 def test_overrides_are_repeatable_and_seeds_replace_the_files(
     place: Path, capsys: pytest.CaptureFixture[str]

@@ -148,7 +148,7 @@ def test_too_few_seeds_are_not_testable_and_told_how_many_are(place: Path) -> No
 
 
 def test_the_detectable_effect_shares_alpha_among_looks_and_treatments(place: Path) -> None:
-    analysis = {"baseline": "flat", "sesoi": 0.05, "looks": [6, 12]}
+    analysis = {"baseline": "flat", "sesoi": 0.05, "looks": [8, 12]}
     three = {**experiment()["arms"], "four": {"target_len": 4}}
     found = forecast_of(place, seeds=list(range(12)), arms=three, analysis=analysis).effect
 

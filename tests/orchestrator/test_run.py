@@ -21,8 +21,9 @@ import pytest
 from orchestrator import attempts, launch
 from orchestrator.child import Job
 from orchestrator.launch import Summary, run
+from orchestrator.plan import forecast
 from orchestrator.spec import spec_from
-from tests.fakes import FAKE, STEPS, experiment
+from tests.fakes import FAKE, PACED, STEPS, experiment
 from tests.orchestrator.faults import gone, wait_until
 from trainables.config import InputError
 
@@ -248,6 +249,29 @@ def test_a_preflight_that_fails_starts_nothing_and_names_the_arm(place: Path) ->
         run(spec_from(experiment(), "test"), storage=place, address="serial", objective=refusing)
 
     assert not (place / "fake").exists()
+
+
+def test_what_was_left_out_of_the_data_is_told_once_whatever_the_arms(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVTUNE_CACHE", str(place / "cache"))
+    lines = [f"{i}+{i}?||{f'<<{i}+{i}={2 * i}>>' * (i > 2)} #### {2 * i}\n" for i in range(99)]
+    (place / "aug.txt").write_text("".join(lines))
+    base = {
+        "model_name": "tiny-llama",
+        "dataset": "gsm8k",
+        "train_file": str(place / "aug.txt"),
+        "target_len": 2,
+    }
+    spec = spec_from(experiment(base={**base, "eval_size": 5, "max_steps": 2}), "test")
+    checked = replace(PACED, check="trainables.preflight:check")
+
+    run(spec, storage=place, address="serial", objective=checked)
+    by_run = capsys.readouterr().err
+    forecast(spec, storage=place / "other", address="serial", objective=checked)
+
+    told = f"3 of 99 rows of --train_file {place / 'aug.txt'} left out: 3 no equation"
+    assert (by_run.count(told), capsys.readouterr().err.count(told)) == (1, 1)
 
 
 def test_a_trial_larger_than_the_machine_is_refused_by_the_resource_it_lacks(place: Path) -> None:

@@ -71,7 +71,7 @@ REFUSED = [
     ("analysis={}", ["baseline", "missing"]),
     ("analysis.mode=a/a", ["analysis.mode", "'aa'"]),
     ("analysis.mode=aa", ["'flat'", "'structured'", "alignment_mode", "analysis.mode"]),
-    ("analysis.looks=[]", ["looks", "[6, 12]"]),
+    ("analysis.looks=[]", ["looks", "[8, 12]"]),
     ("analysis.looks=[2, 1]", ["looks", "rise", "[2, 1]"]),
     ("analysis.looks=[2, 2]", ["looks", "rise"]),
     ("analysis.looks=[0, 2]", ["looks", "[0, 2]"]),
@@ -328,13 +328,42 @@ def test_a_plan_tells_the_grid_and_where_every_arm_stands_in_it() -> None:
 
 
 def test_looks_may_lie_beyond_the_seeds_planned_so_far() -> None:
-    analysis = {"baseline": "flat", "looks": [2, 6, 12]}
+    analysis = {"baseline": "flat", "looks": [8, 10, 12]}
 
     assert make_plan(spec_from(experiment(analysis=analysis), "file")).to_dict()["analysis"]["looks"] == [
-        2,
-        6,
+        8,
+        10,
         12,
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "looks", "said"),
+    [
+        ({}, [6, 12], ["[6, 12]", "a look at 6 pairs", "0.05 / 2 looks = 0.025", "0.031", "[7, 12]"]),
+        ({}, [5], ["a look at 5 pairs", "0.05 / 1 look = 0.05", "At least 6 pairs", "[6]"]),
+        ({"alpha": 0.01}, [7, 8, 12], ["a look at 7 pairs", "At least 10 pairs", "[10, 12]"]),
+        ({"arms": 4}, [7, 12], ["0.05 / 2 looks / 3 contrasts", "At least 8 pairs"]),
+        ({"grid": {"lr": [1e-3, 2e-3, 3e-3]}}, [7, 12], ["0.05 / 2 looks / 3 contrasts", "[8, 12]"]),
+    ],
+)
+def test_a_look_that_could_never_claim_is_refused_with_the_least_that_can(given, looks, said) -> None:
+    given = dict(given)
+    arms = {f"arm{k}": {"target_len": 2 + k} for k in range(given.pop("arms", 2))}
+    analysis = {"baseline": "arm0", "looks": looks, "alpha": given.pop("alpha", 0.05)}
+
+    with pytest.raises(InputError) as error:
+        spec_from(experiment(arms=arms, analysis=analysis, **given), "mine.yaml")
+
+    assert all(word in str(error.value) for word in ("mine.yaml: analysis.looks", *said)), error.value
+    better = [int(look) for look in re.search(r"looks: \[(.*)\]", str(error.value))[1].split(",")]
+    spec_from(experiment(arms=arms, analysis={**analysis, "looks": better}, **given), "mine.yaml")
+
+
+def test_an_a_a_claims_nothing_so_its_looks_may_lie_anywhere() -> None:
+    analysis = {**AA["analysis"], "looks": [2, 6]}
+
+    assert spec_from(experiment(**{**AA, "analysis": analysis}), "file").analysis.looks == [2, 6]
 
 
 def test_a_plan_is_strict_json_and_its_hash_covers_it() -> None:

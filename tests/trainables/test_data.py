@@ -131,11 +131,21 @@ def test_a_subset_larger_than_the_data_is_refused(train_file: str) -> None:
         load_examples(config(train_file=train_file, subset_size=500))
 
 
-def test_a_file_without_annotations_is_refused_with_the_count_of_rows_left_out(tmp_path: Path) -> None:
+def test_a_file_without_annotations_is_refused_with_the_count_of_rows_left_out(
+    train_file: str, tmp_path: Path
+) -> None:
     words = [{"question": f"Say {i}?", "answer": f"It is {i}.\n#### {i}"} for i in range(40)]
 
-    with pytest.raises(InputError, match=r"gives 0 training rows \(rows left out: 40 no equation\)"):
-        load_examples(config(train_file=write(tmp_path / "words.jsonl", words)))
+    path = write(tmp_path / "words.jsonl", words)
+
+    with pytest.raises(
+        InputError, match=r"gives 0 training rows \(40 of 40 rows of .* left out: 40 no equation\)"
+    ):
+        load_examples(config(train_file=path))
+    with pytest.raises(
+        InputError, match=r"--eval_file .* no held-out rows \(40 of 40 .*: give it rows like .*<<"
+    ):
+        load_examples(config(train_file=train_file, eval_file=path))
 
 
 def test_a_file_too_small_to_hold_a_row_out_is_refused(train_file: str, tmp_path: Path) -> None:
@@ -146,15 +156,20 @@ def test_a_file_too_small_to_hold_a_row_out_is_refused(train_file: str, tmp_path
         load_examples(config(train_file=write(tmp_path / "few.jsonl", rows)))
 
 
-def test_rows_left_out_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_left_out_of_either_file_are_noted_with_what_the_file_held(tmp_path: Path) -> None:
     words = {"question": "Say it?", "answer": "It is 3.\n#### 3"}
-    path = write(tmp_path / "train.jsonl", [words, *map(row, range(100))])
+    train_file = write(tmp_path / "train.jsonl", [words, *map(row, range(100))])
+    eval_file = write(tmp_path / "eval.jsonl", [words, *map(row, range(500, 1700)), words, row(500)])
 
-    with caplog.at_level("INFO", logger="trainables.data"):
-        splits = load_examples(config(train_file=path))
+    alone = load_examples(config(train_file=train_file))
+    both = load_examples(config(train_file=train_file, eval_file=eval_file))
 
-    assert "1 no equation" in caplog.text
-    assert f"only {len(splits.held_out)} rows are held out" in caplog.text
+    of_training = f"1 of 101 rows of --train_file {train_file} left out: 1 no equation"
+    few = f"--eval_size 256: only {len(alone.held_out)} rows are held out"
+    of_evaluation = f"3 of 1,203 rows of --eval_file {eval_file} left out: 2 no equation, 1 repeated"
+    assert alone.notes == (of_training, few)
+    assert both.notes == (of_training, of_evaluation)
+    assert load_examples(config(dataset="arithmetic")).notes == ()
 
 
 def test_the_hash_of_a_set_sees_every_part_and_the_order(train_file: str) -> None:

@@ -300,3 +300,23 @@ def test_a_checkpoint_of_before_they_told_of_rows_is_gone_on_from(tmp_path: Path
     (newest / "manifest.json").write_text(json.dumps(manifest))
 
     assert folder.newest_checkpoint() == str(newest)
+
+
+def test_what_was_left_out_of_the_files_is_told_once_by_the_trial_and_its_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVTUNE_CACHE", str(tmp_path / "cache"))
+    rows = [
+        {"question": f"q{i}?", "steps": [f"<<{i}+{i}={2 * i}>>"] * (i > 2), "answer": str(2 * i)}
+        for i in range(99)
+    ]
+    (tmp_path / "aug.json").write_text(json.dumps(rows))
+    flags = {"train_file": tmp_path / "aug.json", "output_dir": tmp_path / "trial", "target_len": 2}
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+    code = main([*words, "--model_name", "tiny-llama", "--teacher_name", "self", "--max_steps", "1"])
+
+    told = f"3 of 99 rows of --train_file {tmp_path / 'aug.json'} left out: 3 no equation."
+    assert code == 0
+    assert caplog.text.count(told) == 1
+    assert (tmp_path / "trial" / "train.log").read_text().count(told) == 1

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from analysis.plan import At, Direction, ResultsError, unknown
 
-STATUS = Literal["completed", "diverged", "crashed", "oom", "timeout", "preempted", "cancelled"]
+STATUS = Literal[
+    "completed", "diverged", "crashed", "oom", "timeout", "stopped", "preempted", "cancelled", "running"
+]
 ACCURACY = "eval_accuracy"
 """steps_to_N is read from it."""
 RECORDS = Literal["planned_steps", "tokens_seen", "data_order_hash", "init_hash", "eval_set_hash"]
@@ -42,6 +44,13 @@ class Place(_Section):
             raise ValueError(f"{pattern!r} needs exactly one group, the part in parentheses; it has {groups}")
         return pattern
 
+    @property
+    def called(self) -> str:
+        """As the mapping has it: a column's name, or {run: PATTERN}."""
+        if self.column is not None:
+            return self.column
+        return f"{{path: {self.path}}}" if self.path is not None else f"{{run: {self.run}}}"
+
     @model_validator(mode="after")
     def _one_place(self) -> Place:
         if sum(given is not None for given in (self.column, self.path, self.run)) != 1:
@@ -62,24 +71,49 @@ class Question(_Section):
     """The comparison; it should have been fixed before the runs, and the report says that it was not seen."""
 
     baseline: str
+    treatments: list[str] | None = None
+    """The arms that are compared with the baseline; all others where it is left out."""
     primary: str
     at: At = "final"
+    """final: at the furthest step; last: at each run's own last evaluation, where runs may stop by a rule."""
     k: int = Field(default=3, ge=1)
     margin: float | None = Field(default=None, gt=0)
     sesoi: float | None = Field(default=None, gt=0)
     secondary: list[str] = []
     alpha: float = Field(default=0.05, gt=0, lt=1)
 
+    @field_validator("baseline", "treatments", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        """Arms that YAML reads as numbers (0.1), or lists: those made of several columns."""
+        return [_text(arm) for arm in value] if isinstance(value, list) else _text(value)
+
+    @field_validator("baseline", mode="before")
+    @classmethod
+    def _joined(cls, value: Any) -> Any:
+        return " ".join(map(str, value)) if isinstance(value, list) else value
+
 
 class Mapped(_Section):
     """The mapping file."""
 
-    name: str = Field(default="imported", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    arm: Place
-    seed: Place
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Of the experiment; the first file's where it is left out."""
+    arm: list[Place] = Field(min_length=1)
+    """One place, or several: [method, lr] makes arms such as "adam 1e-4"."""
+    seed: list[Place] = Field(min_length=1)
+    """One place, or several: [task, seed] makes blocks, each compared within itself."""
+    header: bool | None = None
+    """csv: whether the first line names the columns; where it does not (false) they are 0, 1, 2, ..."""
+    unmatched: Literal["refuse", "ignore"] = "refuse"
+    """What is done with runs in which no arm or no seed is found."""
+    repeated: Literal["refuse", "first", "last"] | None = None
+    """Which value counts where a run has two at one step; ray: the one written last, else refused."""
     run: str | None = None
-    """csv: the column that tells runs apart, where arm and seed do not."""
-    step: str = "step"
+    """The column that tells runs apart, where arm and seed do not."""
+    step: str | None = None
+    """The column of steps; what the source calls it, or `step`, where it is left out. A table of runs' final
+    values has none."""
     wall_s: str | None = None
     """The column of seconds since the run's start."""
     metrics: dict[str, Metric] = Field(min_length=1)
@@ -87,21 +121,23 @@ class Mapped(_Section):
     """The column that says how a run ended; its values are translated by `statuses`."""
     statuses: dict[str, STATUS] = {}
     planned_steps: int | None = Field(default=None, ge=1)
-    """The last step of a complete run; the furthest step of any run where it is left out."""
+    """The last step of a complete run; the furthest at which any run logged the primary metric where it is
+    left out."""
     recorded: dict[RECORDS, str] = {}
     """What must be equal within a pair -> the column that holds it."""
     config: list[str] | None = None
     """Columns of settings that must be equal within a pair; Ray: all of config/ where it is left out."""
     declared: list[str] = []
     """Columns of settings in which the arms differ by design."""
-    seeds: list[int] | None = None
+    seeds: list[int | str] | None = None
     """The seeds that were planned for every arm; those found where it is left out."""
     analysis: Question
 
     @field_validator("arm", "seed", mode="before")
     @classmethod
-    def _column_by_name(cls, value: Any) -> Any:
-        return {"column": value} if isinstance(value, str) else value
+    def _columns_by_name(cls, value: Any) -> Any:
+        places = value if isinstance(value, list) else [value]
+        return [{"column": place} if isinstance(place, str) else place for place in places]
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -119,15 +155,31 @@ class Mapped(_Section):
 
 
 def read_mapping(values: Any, source: str) -> Mapped:
-    """The checked mapping; ResultsError names the file, the field, what was given and what is allowed."""
+    """The checked mapping. ResultsError names the file, every wrong field and what is allowed."""
     try:
         return Mapped.model_validate(values)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        cause = problem.get("ctx", {}).get("error")
-        if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-            raise unknown(f"{source}: field", where, Mapped.model_fields) from None
-        said = cause or problem["msg"].replace("Input should", "must")
-        given = "" if cause or problem["type"] == "missing" else f", got {str(problem['input'])[:80]!r}"
-        raise ResultsError(f"{source}: {f'{where}: ' if where else ''}{said}{given}.") from None
+        problems = dict.fromkeys(_problem(problem) for problem in error.errors())
+        raise ResultsError(f"{source}: {' '.join(problems)}") from None
+
+
+def _problem(problem: Any) -> str:
+    place = [str(part) for part in problem["loc"] if not isinstance(part, int)]
+    if problem["type"] == "extra_forbidden":
+        known = Mapped if len(place) == 1 else SECTIONS.get(place[0], Place)
+        return str(unknown("field", ".".join(place), _fields(known, place[:-1])))
+    cause = problem.get("ctx", {}).get("error")
+    said = str(cause or problem["msg"].replace("Input should", "must")).rstrip(".")
+    given = "" if cause or problem["type"] == "missing" else f", got {str(problem['input'])[:80]!r}"
+    return f"{'.'.join(place)}{': ' if place else ''}{said}{given}."
+
+
+SECTIONS: dict[str, type[BaseModel]] = {"metrics": Metric, "analysis": Question}
+
+
+def _fields(model: type[BaseModel], above: list[str]) -> list[str]:
+    return [".".join([*above, name]) for name in model.model_fields]
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, str | list) or value is None else str(value)
