@@ -22,6 +22,7 @@ ENDED: Mapping[str, tuple[str, str]] = {
     "stopped": ("ended early", "ended early"),
     "preempted": ("was preempted", "were preempted"),
     "cancelled": ("was cancelled", "were cancelled"),
+    "running": ("was still running", "were still running"),
     "not_run": ("has not run", "have not run"),
 }
 """Status -> what became of one run, and of several."""
@@ -43,7 +44,6 @@ def _sentences(results: Results) -> Iterator[str]:
     yield _design(plan)
     if results.setup:
         yield f"Setup: {'; '.join(f'{name} {text}' for name, text in results.setup.items())}."
-    yield from results.remarks
     yield from _pairing(results)
     yield _endpoint(plan)
     if plan.mode == "aa":
@@ -97,11 +97,12 @@ def gate_statuses(results: Results) -> dict[str, GateStatus]:
 
 def _endpoint(plan: Plan) -> str:
     endpoint, primary = endpoint_of(plan), plan.primary
+    split = f"{endpoint.split}, " if plan.imported is None else ""
     margin = "" if primary.margin is None or plan.mode == "aa" else f", with a margin of {primary.margin:g}"
     least = "" if primary.sesoi is None else f"; the smallest effect of interest was {primary.sesoi:g}"
     return (
-        f"The primary endpoint, {_when_named(plan)}, was {endpoint.label} ({endpoint.split}, "
-        f"{endpoint.unit}), where {endpoint.better.replace(' is', ' was')}{margin}{least}."
+        f"The primary endpoint, {_when_named(plan)}, was {endpoint.label} ({split}{endpoint.unit}), "
+        f"where {endpoint.better.replace(' is', ' was')}{margin}{least}."
     )
 
 
