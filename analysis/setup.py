@@ -87,7 +87,7 @@ def _teacher(fields: Fields, experiment: Experiment) -> str:
     if fields["teacher"] == fields["model_name"]:
         name = f"a frozen copy of {_leaf(fields['teacher'])}"
     solved = solved_by_teacher(fields, experiment.provenance)
-    skill = "not measured" if solved is None else f"{100 * solved:.1f} % of held-out problems solved"
+    skill = "not on record" if solved is None else f"{100 * solved:.1f} % of held-out problems solved"
     return f"{name} (its own accuracy: {skill})"
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from analysis.canvas import svg_of
 from analysis.report import write_report
+from analysis.sentences import decimals_of, interval_text, minus, number, p_text
 from tests.analysis.fakes import FakeExperiment
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -170,11 +171,15 @@ def test_no_cell_of_any_table_is_clipped_or_needs_scrolling(browser, page, width
 @pytest.mark.parametrize("width", [390, 1400])
 def test_the_sensitivity_table_shows_interval_and_p_at_any_width(browser, tmp_path, monkeypatch, width):
     monkeypatch.setattr("analysis.gallery.FIGURES", ())
-    opened(browser, write_report(FakeExperiment().write(tmp_path)).html.as_uri(), width)
+    report = write_report(FakeExperiment().write(tmp_path))
+    opened(browser, report.html.as_uri(), width)
 
     rows = browser.execute_script(SENSITIVITY)
 
-    assert rows[0][:3] == ["mean, paired t", ["−0.063", "−0.070 to −0.055", "2e-7"], True]
+    (comparison,) = report.comparisons
+    decimals = decimals_of(comparison)
+    told = [number(comparison.difference, decimals), interval_text(comparison.interval, decimals)]
+    assert rows[0][:3] == ["mean, paired t", [*map(minus, told), p_text(comparison.p_t)], True]
     assert all(seen for _, _, seen, _ in rows)
     assert rows[0][3] == (['"estimate"', '"95 % CI"', '"p"'] if width == 390 else ["none"] * 3)
 
