@@ -140,7 +140,8 @@ def _looks_text(plan: Plan) -> str:
 def _completeness_text(plan: Plan) -> str:
     if plan.imported is not None and not plan.imported.planned:
         return (
-            "The table holds every seed that was found, in every arm: a run without any record is not missed."
+            "Every seed that was found, in every arm. A run that left no record cannot be told from one that "
+            "was never made."
         )
     return "The table is built from the plan: a trial that left no trace still has its cell."
 
