@@ -14,17 +14,36 @@ from analysis.spread import sd_of
 PARAMETERS = ("student_params", "trainable_params", "aligner_params")
 
 
-def arms_table(outcomes: pd.DataFrame, gradients: pd.DataFrame) -> list[dict[str, Any]]:
-    """One dict per arm in planned order, None where nothing is known. gradients: the curves of grad_norm.
+def arms_table(outcomes: pd.DataFrame, gradients: pd.DataFrame, runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """One dict per arm in planned order, None where nothing is known.
+
+    gradients: the curves of grad_norm. runs: one row per attempt.
 
     n, mean, sd, min, max, median: endpoint over completed runs (mean and SD None where a value is unbounded).
-    planned, failures, lost, retries: counts of runs. failure_rate: failures / planned.
+    planned, failures, lost: counts of runs. failure_rate: failures / planned. retries: attempts that failed
+    and were followed by another; interruptions: attempts cancelled or preempted and followed by another.
     first_nonfinite_step: earliest over runs. grad_norm_ratio: median over runs of p99 / p50 of the logged
     gradient norm. wall_s, tokens_per_s: medians; peak_mem_bytes: largest. Parameters: counts.
     """
     ratios = gradient_ratios(gradients)
-    table = outcomes.assign(grad_norm_ratio=outcomes["trial_id"].map(ratios))
+    table = outcomes.assign(grad_norm_ratio=outcomes["trial_id"].map(ratios), **_earlier(outcomes, runs))
     return [_arm_row(str(arm), rows) for arm, rows in table.groupby("arm", sort=False)]
+
+
+def earlier_attempts(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of a table of attempts those that another one of the same run followed."""
+    ordered = runs.sort_values("attempt", kind="stable")
+    return ordered[ordered.duplicated("trial_id", keep="last")]
+
+
+def _earlier(outcomes: pd.DataFrame, runs: pd.DataFrame) -> dict[str, pd.Series[int]]:
+    """Per run, its attempts before the last: how many failed, and how many were cut short by others."""
+    before = earlier_attempts(runs)
+    found = {}
+    for name, statuses in (("retries", FAILURES), ("interruptions", ADMINISTRATIVE)):
+        counts = before.loc[before["status"].isin(statuses), "trial_id"].value_counts()
+        found[name] = outcomes["trial_id"].map(counts).fillna(0).astype("int64")
+    return found
 
 
 def with_reasons(row: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +72,8 @@ def _arm_row(arm: str, rows: pd.DataFrame) -> dict[str, Any]:
         "failures": failures,
         "failure_rate": failures / len(rows),
         "lost": int(rows["status"].isin(ADMINISTRATIVE).sum()),
-        "retries": int((rows["attempts"] - 1).clip(lower=0).sum()),
+        "retries": int(rows["retries"].sum()),
+        "interruptions": int(rows["interruptions"].sum()),
         "first_nonfinite_step": _whole(_numbers(rows, "first_nonfinite_step").min()),
         "grad_norm_ratio": _median(_numbers(rows, "grad_norm_ratio")),
         "wall_s": _median(_numbers(rows, "wall_s")),

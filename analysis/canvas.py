@@ -123,6 +123,12 @@ def brief(name: str, width: int, lines: int = 3) -> str:
     return "\n".join(found)
 
 
+def shortened(name: str, width: int = 18) -> str:
+    """A label on one line of so many letters: the middle of a longer one gives way."""
+    half = (width - 1) // 2
+    return name if len(name) <= width else f"{name[:half]}…{name[half - width + 1 :]}"
+
+
 def _pieces(part: str, width: int) -> Iterator[str]:
     """A part that no line can hold, cut into lines."""
     while _breadth(part.rstrip()) > width:

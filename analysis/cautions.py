@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from analysis.looks import hopeless
@@ -67,3 +67,12 @@ def _vain_looks(comparison: Comparison) -> Iterator[str]:
 def _significant(comparison: Comparison) -> bool:
     ps = (comparison.p_signflip, comparison.p_t)
     return all(p is not None and p <= comparison.alpha for p in ps)
+
+
+def weak_teacher(solved: Mapping[str, float]) -> Iterator[str]:
+    """solved: teacher -> share of held-out problems that it gets right by itself; weak ones alone."""
+    for teacher, share in solved.items():
+        yield (
+            f"The teacher {teacher} solves only {100 * share:.1f} % of held-out problems itself: its cache "
+            "has little to teach, and what holds here need not hold with an able teacher."
+        )

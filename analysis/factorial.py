@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.names import level_text
 from analysis.plan import Plan
 
 ARM = "arm"
@@ -152,7 +153,7 @@ def _labels_of(plan: Plan, arm: str) -> tuple[str, ...]:
 
 def _of(values: Mapping[str, str], name: str) -> str:
     """A factor's value as people read it."""
-    return values.get(name, "none").strip('"')
+    return level_text(values.get(name, "none"))
 
 
 def _text(value: Any) -> str:

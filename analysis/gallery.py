@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from analysis.figures import (
 from analysis.figures.draft import Draft, Drafts, Missing, Scene
 from analysis.processes import bare_main, cpus
 from analysis.results import Results
+from analysis.tables import with_seed_names
 
 FIGURES: tuple[Callable[[Scene], Drafts], ...] = (
     paired.drafts,
@@ -92,7 +93,12 @@ def draw_all(results: Results, folder: Path, second: Executor | None = None) -> 
     """Writes NAME.pdf, .svg, .png and .csv of every figure into the folder; `second` begins at the end."""
     scene = Scene(results=results, styles=arm_styles(results.experiment.plan.arms))
     found = [draft for figure in FIGURES for draft in figure(scene)]
-    drafts = [draft for draft in found if isinstance(draft, Draft)]
+    names = results.experiment.plan.seed_names
+    drafts = [
+        replace(draft, table=with_seed_names(draft.table, names))
+        for draft in found
+        if isinstance(draft, Draft)
+    ]
     theirs = (
         {draft.name: second.submit(_drawn, draft, folder) for draft in reversed(drafts)} if second else {}
     )

@@ -50,7 +50,9 @@ def import_runs(
     folder.plan.write_text(json.dumps(plan, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     facts.to_parquet(folder.runs, index=False)
     _metrics(runs, values).to_parquet(folder.metrics, index=False)
-    told = {"imported_from": kind, "files": [str(path) for path in files], "mapping": source}
+    columns = {metric: given.column for metric, given in meaning.metrics.items()}
+    sources = [str(path) for path in files]
+    told = {"imported_from": kind, "files": sources, "mapping": source, "metrics": columns}
     folder.provenance.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     return folder.path
 

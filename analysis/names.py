@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -47,6 +48,26 @@ class Reading(NamedTuple):
     """The accuracy to reach, as a fraction."""
     along: Literal["step", "tokens"] = "step"
     """What it takes to reach the threshold is counted in these."""
+
+
+def level_text(told: str) -> str:
+    """A factor's value as people read it: JSON text, a string in it without its quotes.
+
+    A string that would then read as another value keeps them ("1" beside 1), as does any other text.
+    """
+    try:
+        value = json.loads(told)
+    except ValueError:
+        return told
+    return value if isinstance(value, str) and not _is_json(value) else told
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def reading_of(name: str, known: Mapping[str, Quantity] = QUANTITIES, kind: str = "metric") -> Reading:

@@ -96,6 +96,8 @@ class Earlier:
     """Whether a report of it was there by then; unknown counts as yes."""
     looks: tuple[int, ...] | None
     """The looks it declared; None where that was not kept."""
+    primary: Mapping[str, Any] | None = None
+    """The endpoint it named, as plan.json had it; None where that was not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,8 @@ class Plan:
     """Oldest first."""
     smoothing: int = 1
     """Points of the running mean that learning curves are drawn with; 1: none. No number is read from it."""
+    setup: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Arm -> its trials' configuration, defaults and the teacher's name filled in; empty where unknown."""
     precision: Mapping[str, float] = field(default_factory=dict)
     """Imported runs: metric -> what rounding its values carry, relative to their size, where it is above
     float64's."""
@@ -239,10 +243,15 @@ def _parse(raw: Mapping[str, Any]) -> Plan:
         },
         history=tuple(_parse_earlier(entry) for entry in raw.get("history") or ()),
         smoothing=max(1, int(analysis.get("smoothing") or 1)),
+        setup=_parse_setup(raw.get("setup") or {"shared": {}, "arms": {}}),
         precision={str(name): float(known) for name, known in (raw.get("precision") or {}).items()},
         imported=None if (told := raw.get("imported")) is None else _parse_imported(told),
         seed_names={int(seed): str(name) for seed, name in (raw.get("seed_names") or {}).items()},
     )
+
+
+def _parse_setup(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {str(arm): {**raw["shared"], **own} for arm, own in raw["arms"].items()}
 
 
 def _parse_imported(raw: Mapping[str, Any]) -> Imported:
@@ -273,6 +282,7 @@ def _parse_earlier(raw: Mapping[str, Any]) -> Earlier:
         at=str(raw.get("at") or "unknown"),
         looked=raw.get("looked") is not False,
         looks=None if "looks" not in raw else _looks(raw["looks"]),
+        primary=raw.get("primary") or None,
     )
 
 

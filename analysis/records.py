@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis.names import level_text
 from analysis.plan import Plan, ResultsError, read_object, read_plan, unknown
 from analysis.ragged import curves_of
 
@@ -156,7 +157,9 @@ def _read_table(
 def _read_runs(path: Path) -> pd.DataFrame:
     table = _read_table(path, RUN_COLUMNS)
     table = table.assign(
-        seed=_whole_numbers(table["seed"], path), attempt=_whole_numbers(table["attempt"].fillna(0), path)
+        seed=_whole_numbers(table["seed"], path),
+        attempt=_whole_numbers(table["attempt"].fillna(0), path),
+        **{name: _levels(table[name]) for name in table.columns if name.startswith("factor.")},
     ).drop_duplicates(ignore_index=True)
     for status in sorted(set(table["status"]) - set(STATUSES), key=str):
         raise unknown(f"{path}: status", str(status), STATUSES)
@@ -167,6 +170,12 @@ def _read_runs(path: Path) -> pd.DataFrame:
             f"{path} has two different rows for attempt {row['attempt']} of {row['trial_id']}: collect again."
         )
     return table
+
+
+def _levels(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A factor's values as people read them; they are few."""
+    found = {told: level_text(told) for told in column.dropna().unique() if isinstance(told, str)}
+    return column.map(lambda told: found.get(told, told) if isinstance(told, str) else told)
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:

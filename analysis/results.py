@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,18 +10,23 @@ import pandas as pd
 
 from analysis.arms import arms_table, with_reasons
 from analysis.bands import DifferenceCurve, difference_curves
+from analysis.cautions import weak_teacher
 from analysis.comparison import Comparison
 from analysis.endpoints import endpoint_of
 from analysis.factor_answers import FactorAnswer, factor_answers
 from analysis.looks import same_arms
 from analysis.names import QUANTITIES
 from analysis.pairing import outcomes
+from analysis.plan import Earlier, Plan
 from analysis.records import Experiment
 from analysis.sentences import capitalised
+from analysis.setup import setup_of, weak_teachers
 from analysis.signflip import floor_of
 from analysis.significance import answers, families_of, judge_family, question_of
 from analysis.stability import Stability, stability_of
 
+MOST_NAMES = 20
+"""Names of runs that a sentence lists."""
 EXIT_CODES = {"INVALID": 2, "NOT TESTABLE": 3}
 
 
@@ -88,6 +93,16 @@ class Results:
         return tuple(_family(name, asked) for name, asked in members.items() if asked)
 
     @property
+    def setup(self) -> dict[str, str]:
+        """What was trained with what, or which records were read: name -> text."""
+        return setup_of(self.experiment)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of any verdict here should know of the runs behind it: one sentence each."""
+        return tuple(_remarks(self.experiment))
+
+    @property
     def deviations(self) -> tuple[str, ...]:
         """What departs from a plan that was made once and carried out: one sentence each."""
         return tuple(_deviations(self))
@@ -96,7 +111,7 @@ class Results:
         """Plain values for strict JSON, the same for the same input."""
         plan = self.experiment.plan
         columns = ["arm", "seed", "trial_id", "status", "failure_reason", "attempts"]
-        return {
+        told = {
             "format": 1,
             "experiment": plan.name,
             "plan_hash": plan.plan_hash,
@@ -106,6 +121,8 @@ class Results:
             "secondary": [comparison.to_dict() for comparison in self.secondary],
             "factorial": [answer.to_dict() for answer in self.factorial],
             "exploratory": [comparison.to_dict() for comparison in self.exploratory],
+            "setup": self.setup,
+            "remarks": list(self.remarks),
             "families": [asdict(family) for family in self.families],
             "deviations": list(self.deviations),
             "arms": [with_reasons(arm) for arm in self.arms],
@@ -114,6 +131,7 @@ class Results:
             "cells": records(self.cells[columns]),
             "why_null": {"cells.failure_reason": "the trial completed, or ended without a word"},
         }
+        return dict(_with_names(told, plan.seed_names)) if plan.seed_names else told
 
 
 def analyse(experiment: Experiment) -> Results:
@@ -128,7 +146,7 @@ def analyse(experiment: Experiment) -> Results:
         factorial=tuple(factor_answers(experiment)),
         exploratory=tuple(_exploratory(experiment)),
         cells=cells,
-        arms=arms_table(cells, experiment.curves("grad_norm", "train")),
+        arms=arms_table(cells, experiment.curves("grad_norm", "train"), experiment.runs),
         stability=stability_of(experiment, cells, comparisons),
         differences=difference_curves(experiment, cells, comparisons),
     )
@@ -152,6 +170,32 @@ def _family(name: str, asked: Sequence[Comparison | FactorAnswer]) -> Family:
     return Family(name=name, size=len(asked), alpha=asked[0].alpha, floor=min(1.0, len(asked) * least))
 
 
+def _with_names(value: Any, names: Mapping[int, str]) -> Any:
+    """Wherever a seed's number stands, what it is called stands beside it."""
+    if isinstance(value, list):
+        return [_with_names(part, names) for part in value]
+    if not isinstance(value, dict):
+        return value
+    told = {name: _with_names(part, names) for name, part in value.items()}
+    return {**told, "seed_name": names[told["seed"]]} if told.get("seed") in names else told
+
+
+def _remarks(experiment: Experiment) -> Iterator[str]:
+    imported = experiment.plan.imported
+    if imported is not None:
+        yield from imported.remarks
+        if imported.ignored:
+            yield ignored_text(imported.ignored)
+    yield from weak_teacher(weak_teachers(experiment))
+
+
+def ignored_text(names: Sequence[str]) -> str:
+    """How many runs, or rows of a table, the mapping leaves out, and which."""
+    shown = ", ".join(names[:MOST_NAMES]) + (", and more" if len(names) > MOST_NAMES else "")
+    count = "1 run or row" if len(names) == 1 else f"{len(names)} runs or rows"
+    return f"{count} without an arm or a seed left out, as the mapping says: {shown}."
+
+
 def _deviations(results: Results) -> Iterator[str]:
     plan = results.experiment.plan
     yield from dict.fromkeys(
@@ -159,15 +203,21 @@ def _deviations(results: Results) -> Iterator[str]:
     )
     for entry in plan.history:
         same = "the same arms" if entry in same_arms(plan, list(plan.arms)) else "other arms"
+        other = " and another primary endpoint or margin" if asked_otherwise(plan, entry) else ""
         looked = "and was looked at" if entry.looked else "and was not looked at"
         yield (
-            f"An earlier plan ({entry.plan_hash}) with {same} and seeds {_listed(entry.seeds)} ran here "
-            f"until {entry.at}, {looked}."
+            f"An earlier plan ({entry.plan_hash}) with {same}{other} and seeds {_listed(entry.seeds)} ran "
+            f"here until {entry.at}, {looked}."
         )
     capped = [comparison for comparison in results.comparisons if comparison.cap == "interim"]
     if capped:
         look = capped[0].look
         yield f"This look, at {look.ended} of {look.planned} seeds, is not declared in the plan."
+
+
+def asked_otherwise(plan: Plan, earlier: Earlier) -> bool:
+    """Whether the earlier plan is known to have named another primary endpoint, reading or margin."""
+    return earlier.primary is not None and dict(earlier.primary) != asdict(plan.primary)
 
 
 def _listed(seeds: Sequence[int]) -> str:

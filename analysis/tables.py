@@ -20,8 +20,9 @@ from analysis.wording import adjusted_p, p_or_dash
 
 def write_tables(results: Results, folder: Path) -> None:
     """NAME.csv of every table, and NAME.tex of those that go into papers."""
+    names = results.experiment.plan.seed_names
     for name, table in tables_of(results).items():
-        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        with_seed_names(table, names).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     for name, text in latex_tables(results).items():
         (folder / f"{name}.tex").write_text(text, encoding="utf-8", newline="\n")
 
@@ -40,6 +41,11 @@ def tables_of(results: Results) -> dict[str, pd.DataFrame]:
             [{**_names(comparison), **vars(gate)} for comparison in every for gate in comparison.gates]
         ),
     }
+
+
+def with_seed_names(table: pd.DataFrame, names: Mapping[int, str]) -> pd.DataFrame:
+    """The table with what its seeds are called, where they have names."""
+    return table.assign(seed_name=table["seed"].map(names)) if names and "seed" in table else table
 
 
 def seed_record(row: SeedRow) -> dict[str, Any]:
@@ -129,7 +135,7 @@ def _latex_comparisons(results: Results) -> str:
             )
     plan = results.experiment.plan
     caption = (
-        f"Paired differences by seed of {plan.name} (plan {plan.plan_hash}): p by exact sign-flips, by the "
+        f"Paired differences by seed of {plan.name} (plan {plan.plan_hash}): p by sign-flips, by the "
         "paired t test, and the larger of both after Holm."
     )
     return latex_table(heads, rows, "lrrrrrrl", caption, "comparisons")

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.endpoints import Endpoint
 from analysis.looks import dropped_seeds
 from analysis.pairing import Pairs
-from analysis.plan import Plan
+from analysis.plan import Imported, Plan
 from analysis.records import FAILURES, Experiment
 
 GateStatus = Literal["passed", "failed", "not checked"]
@@ -45,7 +45,8 @@ def gates_of(experiment: Experiment, pairs: Pairs) -> tuple[Gate, ...]:
 
 
 def _gates(experiment: Experiment, pairs: Pairs) -> Iterator[Gate]:
-    rows, plan = pairs.rows, experiment.plan
+    plan = experiment.plan
+    rows = pairs.rows.assign(block=[plan.seed_name(seed) for seed in pairs.rows["seed"]])
     yield _declared_factors_only(rows, plan, pairs.treatment, pairs.baseline)
     yield _as_planned(rows)
     yield _no_seed_replaced(experiment, (pairs.treatment, pairs.baseline))
@@ -70,21 +71,30 @@ def _no_seed_replaced(experiment: Experiment, arms: tuple[str, str]) -> Gate:
     """A seed that ran under an earlier plan, or that failed, may not vanish from this one."""
     name = "no seed that ran was left out"
     plan, runs = experiment.plan, experiment.runs
+    if plan.imported is not None and (plan.imported.ignored or not plan.imported.planned):
+        return Gate(name=name, status="not checked", detail=_unknown_runs(plan.imported))
     dropped = [seed for seed in dropped_seeds(plan, arms) if _ran(experiment, seed)]
     strays = runs[runs["arm"].isin(arms) & ~runs["seed"].isin(plan.seeds) & (runs["status"] != "not_run")]
     failed = sorted({int(seed) for seed in strays.loc[strays["status"].isin(FAILURES), "seed"]})
     if dropped or failed:
-        out = sorted({*dropped, *failed})
-        told = f" (seeds {_listed(failed)} failed)" if failed else ""
+        out = map(plan.seed_name, sorted({*dropped, *failed}))
+        told = f" (seeds {_listed(map(plan.seed_name, failed))} failed)" if failed else ""
         return Gate(
             name=name,
             status="failed",
             detail=f"seeds {_listed(out)} ran{told} and are planned no more: a seed is never replaced by a "
             "fresh one; plan them again, or start a new experiment",
         )
-    aside = sorted({int(seed) for seed in strays["seed"]})
+    aside = [plan.seed_name(seed) for seed in sorted({int(seed) for seed in strays["seed"]})]
     detail = f"seeds {_listed(aside)} ran and were never planned: left aside" if aside else "all are planned"
     return Gate(name=name, status="passed", detail=detail)
+
+
+def _unknown_runs(imported: Imported) -> str:
+    """Why nobody can tell whether runs are missing."""
+    if imported.ignored:
+        return f"left out for want of an arm or a seed, as the mapping says: {len(imported.ignored)}"
+    return "which runs were planned is not on record: these are the ones that were found"
 
 
 def _ran(experiment: Experiment, seed: int) -> bool:
@@ -120,7 +130,10 @@ def _declared_factors_only(rows: pd.DataFrame, plan: Plan, treatment: str, basel
         if len(differing) and field not in plan.declared_factors:
             undeclared.setdefault(field, [int(seed) for seed in differing["seed"]])
     if undeclared:
-        what = "; ".join(f"{field} (seeds {_listed(seeds)})" for field, seeds in sorted(undeclared.items()))
+        what = "; ".join(
+            f"{field} (seeds {_listed(map(plan.seed_name, seeds))})"
+            for field, seeds in sorted(undeclared.items())
+        )
         return Gate(name=name, status="failed", detail=f"they also differ in {what}")
     if not any(factors.values()) and not any(name.startswith("treatment_factor.") for name in rows.columns):
         return Gate(name=name, status="not checked", detail="no config is recorded")
@@ -161,7 +174,7 @@ def _equal_within_pairs(rows: pd.DataFrame, column: str) -> Gate:
 def _first_difference(differing: pd.DataFrame, column: str, what: str) -> str:
     row = differing.iloc[0]
     return (
-        f"{what} differs for seeds {_listed(differing['seed'])} (seed {row['seed']}: "
+        f"{what} differs for seeds {_listed(differing['block'])} (seed {row['block']}: "
         f"{_short(row[f'treatment_{column}'])} against {_short(row[f'baseline_{column}'])})"
     )
 
@@ -174,7 +187,7 @@ def _endpoint_exists(rows: pd.DataFrame, endpoint: Endpoint, treatment: str, bas
         lacking = rows[(rows[f"{side}_status"] == "completed") & gap.notna() & (gap != "")]
         if len(lacking):
             why = lacking[f"{side}_gap"].iloc[0]
-            without.append(f"{arm}: {why} (seeds {_listed(lacking['seed'])})")
+            without.append(f"{arm}: {why} (seeds {_listed(lacking['block'])})")
     if without:
         return Gate(name=name, status="failed", detail=f"{endpoint.label} is missing. {'; '.join(without)}")
     return Gate(name=name, status="passed", detail=endpoint.label)

@@ -13,8 +13,8 @@ from analysis.factor_answers import FactorAnswer
 from analysis.sentences import number, p_text
 
 GLOSSARY = {
-    "pair": "One seed run in both arms: same data order, same first weights. The seed is what is repeated, "
-    "so n counts seeds.",
+    "pair": "The two runs of one seed, one in each arm; what they are known to share stands under Validity. "
+    "The seed is what is repeated, so n counts seeds.",
     "exact sign-flip": "Were the arms alike, each difference could as well have the other sign. p is the "
     "share of all sign patterns whose mean is at least as far from zero.",
     "SUPERIOR, INFERIOR": "Both tests reject no difference at alpha, in this direction.",
@@ -27,7 +27,7 @@ GLOSSARY = {
     "failed": "Diverged, crashed, out of memory or out of time: an outcome, never replaced by a fresh seed.",
     "stopped": "An imported run that ended before the others. Nobody knows what it would have reached: it is "
     "counted with the failures.",
-    "lost": "Preempted, cancelled or never run: nothing to do with the arm. The same seed fills the gap.",
+    "lost": "Preempted, cancelled, or without any run: nothing to do with the arm; the seed may run again.",
     "failures ranked worst": "A failed run counts as worse than any value. A claim must hold so, too.",
     "Holm": "Several questions share alpha: the smallest p is multiplied by their number, the next by one "
     "less, and so on. Adjusted p are compared with alpha.",
@@ -35,7 +35,7 @@ GLOSSARY = {
     "Hodges-Lehmann": "The median of the means of all pairs of differences: one wild seed moves it little.",
     "Hedges' gz": "Mean difference over the SD of the differences, without its small-sample bias.",
     "interval, pointwise": "Covers each step by itself; the curve as a whole it covers less often.",
-    "exploratory": "Not named in the plan before the run: an estimate to plan with, no claim.",
+    "exploratory": "Not named in the plan as a question: an estimate to plan with, no claim.",
 }
 """Word -> what it means here."""
 

@@ -60,7 +60,7 @@ def _refuse_links(folder: ResultsFolder, plan: Plan) -> None:
 
 
 def history(known: KnownPlan | None, plan: Plan, folder: ResultsFolder, at: str) -> list[dict[str, Any]]:
-    """Earlier plans with other seeds or arms, oldest first; `at` is when the next one took over.
+    """Earlier plans with other seeds, arms or primary endpoint, oldest first; `at`: when the next took over.
 
     `looked` is whether a report of that plan was there by then.
     """
@@ -68,11 +68,13 @@ def history(known: KnownPlan | None, plan: Plan, folder: ResultsFolder, at: str)
         return []
     earlier = list(known.get("history") or [])
     ours = plan.to_dict()
-    if sorted(known["seeds"]) == sorted(ours["seeds"]) and _same_arms(known["arms"], ours["arms"]):
+    before, now = known.get("analysis") or {}, ours["analysis"]
+    same = all(before.get(name, now[name]) == now[name] for name in ("primary", "looks"))
+    if same and sorted(known["seeds"]) == sorted(ours["seeds"]) and _same_arms(known["arms"], ours["arms"]):
         return earlier
     told = {entry["plan_hash"] for entry in earlier}
     entry = {name: known.get(name) for name in ("plan_hash", "seeds", "arms")}
-    entry["looks"] = (known.get("analysis") or {}).get("looks")
+    entry |= {name: before.get(name) for name in ("looks", "primary")}
     return [*earlier, {**entry, "at": at, "looked": _reported(folder, told)}]
 
 

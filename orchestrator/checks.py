@@ -24,7 +24,7 @@ from orchestrator.space import existing, free_at
 from orchestrator.spec import ExperimentSpec, Resources
 from orchestrator.trials import Cell, Plan
 from orchestrator.tuning import LOCAL, import_quietly, lacking
-from trainables.config import DistillConfig, InputError, unknown
+from trainables.config import DIGESTS, DistillConfig, InputError, unknown
 
 SERIAL = "serial"
 TEACHER_FIELDS = ("teacher", "model_name", "dataset", "train_file", "eval_file", "subset_size", "eval_size")
@@ -118,8 +118,13 @@ def _kept_for_certain(config: DistillConfig) -> int:
     return min(made, config.save_total_limit)
 
 
-def prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> None:
-    """Have the built-in teacher there, once, before any trial needs it."""
+def prepare(cells: Sequence[Cell], objective: Objective, console: Console) -> list[dict[str, Any]]:
+    """Have the built-in teacher there, once, before any trial needs it; what each was found able to solve."""
     needs = {tuple(getattr(cell.config, name) for name in TEACHER_FIELDS): cell.config for cell in cells}
+    found = []
     for config in needs.values():
-        resolve(objective.prepare)(config, lambda line: changes.say(console, line))
+        accuracy = resolve(objective.prepare)(config, lambda line: changes.say(console, line))
+        if accuracy is not None:
+            named = [DIGESTS.get(name, name) for name in TEACHER_FIELDS]
+            found.append({**{name: getattr(config, name) for name in named}, "accuracy": accuracy})
+    return found

@@ -119,7 +119,7 @@ def run(
                 if objective.distill == DISTILL:
                     with reaching(address):
                         check_devices(missing, spec.resources, driver.ask if driver else None)
-                prepare(missing, objective, console)
+                launch["teachers"] = prepare(missing, objective, console)
                 with _writable(folder):
                     _write_plan(plan, folder, changes.history(known, plan, folder, launch["started_at"]))
                     provenance.write(folder.provenance, launch)
@@ -152,9 +152,8 @@ def _tell_what_runs(missing: Sequence[Cell], plan: Plan, address: str, console: 
 
 def _write_plan(plan: Plan, folder: ResultsFolder, history: list[dict[str, Any]]) -> None:
     """plan.json first: by it the folder is known for this experiment's, wherever the writing ends."""
-    write_text(
-        folder.plan, json.dumps({**plan.to_dict(), "history": history}, indent=2, allow_nan=False) + "\n"
-    )
+    told = {**plan.to_dict(), "setup": plan.setup, "history": history}
+    write_text(folder.plan, json.dumps(told, indent=2, allow_nan=False) + "\n")
     write_text(folder.experiment_yaml, plan.spec.to_yaml())
     folder.trials.mkdir(parents=True, exist_ok=True)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.fields import SEED_OFFSET, Overrides, checked, config_of, points_of, with_digests
 from orchestrator.spec import MAX_SEED, ExperimentSpec
-from trainables.config import DistillConfig, InputError, meaning
+from trainables.config import NOT_PART_OF_THE_RESULT, DistillConfig, InputError, meaning
 
 LONGEST_POINT = 80
 """Characters of a folder's name that tell the point of the grid."""
@@ -92,6 +92,30 @@ class Plan:
         }
         text = json.dumps(plan, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return {"name": plan["name"], "plan_hash": hashlib.sha256(text.encode()).hexdigest()[:12], **plan}
+
+    @property
+    def setup(self) -> dict[str, Any]:
+        """What was trained with what, for the report: the fields that all arms share, and each arm's own.
+
+        Defaults are filled in, the teacher's as `teacher`. In no hash: the cells' config hashes hold it all.
+        """
+        hidden = {*NOT_PART_OF_THE_RESULT, "seed"}
+        arms = {
+            cell.arm: {
+                **{name: value for name, value in cell.config.to_dict().items() if name not in hidden},
+                "teacher": cell.config.teacher,
+            }
+            for cell in self.cells
+        }
+        first = next(iter(arms.values()))
+        shared = {name: v for name, v in first.items() if all(other[name] == v for other in arms.values())}
+        return {
+            "shared": shared,
+            "arms": {
+                arm: {name: value for name, value in fields.items() if name not in shared}
+                for arm, fields in arms.items()
+            },
+        }
 
 
 def make_plan(spec: ExperimentSpec) -> Plan:

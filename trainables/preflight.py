@@ -51,15 +51,16 @@ def check(config: DistillConfig) -> tuple[str, ...]:
     return splits.notes
 
 
-def prepare(config: DistillConfig, progress: Callable[[str], None]) -> None:
+def prepare(config: DistillConfig, progress: Callable[[str], None]) -> float | None:
     """Have the built-in teacher ready where it is asked for: trained once if need be, its skill checked.
 
-    And the teacher's cache in --teacher_cache, where that is given.
+    And the teacher's cache in --teacher_cache, where that is given. Hands back the share of held-out problems
+    that the built-in teacher solves; None of another, which nobody asks to solve any.
     """
-    if config.teacher == BUILTIN_TEACHER:
-        ensure_teacher(config, progress)
+    solved = ensure_teacher(config, progress) if config.teacher == BUILTIN_TEACHER else None
     if config.teacher_cache is not None:
         fill(config, Path(config.teacher_cache), progress)
+    return solved
 
 
 def _check_names(config: DistillConfig) -> None:

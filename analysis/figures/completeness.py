@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -11,7 +11,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.canvas import GRID, MUTED, NARROW, PAPER, WIDE, brief, legend
+from analysis.canvas import GRID, MUTED, NARROW, PAPER, WIDE, brief, legend, shortened
 from analysis.figures.draft import Draft, Drafts, Scene
 
 STATUS_LOOKS: dict[str, tuple[str, str]] = {
@@ -34,6 +34,7 @@ DARK = "#101214"
 
 def drafts(scene: Scene) -> Drafts:
     table = scene.results.cells[["arm", "seed", "status", "attempts"]]
+    names = scene.results.experiment.plan.seed_names
     counts = table["status"].value_counts().sort_index()
     spelled = ", ".join(f"{count} {str(status).replace('_', ' ')}" for status, count in counts.items())
     retried = (
@@ -43,25 +44,27 @@ def drafts(scene: Scene) -> Drafts:
     )
     yield Draft(
         name="completeness",
-        title="Planned trials by status",
-        caption=f"Every planned trial, n = {len(table)}: {spelled}.{retried}",
+        title="Trials by status",
+        caption=f"Every arm and seed, n = {len(table)}: {spelled}.{retried}",
         alt=f"Grid of {table['arm'].nunique()} arms by {table['seed'].nunique()} seeds: {spelled}.",
         table=table,
-        draw=partial(completeness_figure, table),
+        draw=partial(completeness_figure, table, names),
     )
 
 
-def completeness_figure(table: pd.DataFrame, *, narrow: bool = False) -> Figure:
-    """Arm x seed by status. Table: arm, seed, status, attempts."""
+def completeness_figure(table: pd.DataFrame, names: Mapping[int, str], *, narrow: bool = False) -> Figure:
+    """Arm x seed by status. Table: arm, seed, status, attempts. names: of seeds that have one."""
     arms, seeds = list(table["arm"].drop_duplicates()), sorted(set(table["seed"]))
     columns = 2 if narrow else 4
     legend_lines = -(-table["status"].nunique() // columns)
     rows = len(arms) * max(
         max(0.3, 0.15 * (1 + brief(arm, 12 if narrow else 22).count("\n"))) for arm in arms
     )
-    height = 0.55 + max(rows, 0.6) + 0.22 * legend_lines
+    upright = 0.075 * max((len(shortened(name)) for name in names.values()), default=0)
+    height = 0.55 + max(rows, 0.6) + 0.22 * legend_lines + upright
     figure = Figure(figsize=(NARROW if narrow else WIDE, height), layout="constrained")
     ax = plot_completeness(table, arms, seeds, figure.subplots(), 12 if narrow else 22)
+    _name_seeds(ax, seeds, names)
     _status_legend(ax, set(table["status"]), columns)
     return figure
 
@@ -85,13 +88,18 @@ def plot_completeness(
     ax.set_xlim(-0.6, max(len(seeds), 6) - 0.4)
     ax.set_ylim(len(arms) - 0.4, -0.6)
     ax.set_yticks(range(len(arms)), [brief(arm, width) for arm in arms])
-    every = -(-len(seeds) // 20)
-    ax.set_xticks(range(0, len(seeds), every), [str(seed) for seed in seeds[::every]])
     ax.set_xlabel("seed")
     ax.grid(visible=False)
     ax.tick_params(length=0)
     ax.spines[["left", "bottom"]].set_visible(False)
     return ax
+
+
+def _name_seeds(ax: Axes, seeds: Sequence[int], names: Mapping[int, str]) -> None:
+    """Twenty seeds at most, by number; by name where they have one, which then stands upright."""
+    every = -(-len(seeds) // 20)
+    labels = [shortened(names.get(seed, str(seed))) for seed in seeds[::every]]
+    ax.set_xticks(range(0, len(seeds), every), labels, rotation=90 if names else 0)
 
 
 def _stretches(rows: pd.DataFrame, seeds: Sequence[int], *, merge: bool) -> Iterator[tuple[str, int, int]]:

@@ -43,7 +43,8 @@ def drafts(scene: Scene) -> Drafts:
         yield Missing(name="curves", title=TITLE, reason="one evaluation a run is no curve")
         return
     metrics = [metric for metric, split in shown if scene.curves(metric, split)]
-    yield _draft(groups, metrics, scene.styles, plan)
+    logged = set(scene.results.experiment.metrics["metric"].cat.categories)
+    yield _draft(groups, metrics, scene.styles, plan, own="kv_loss" in logged)
 
 
 def axis_of(plan: Plan, endpoint: Endpoint) -> str:
@@ -55,8 +56,14 @@ def axis_of(plan: Plan, endpoint: Endpoint) -> str:
 
 
 def _draft(
-    groups: Sequence[tuple[str, list[ArmCurve]]], metrics: Sequence[str], styles: Styles, plan: Plan
+    groups: Sequence[tuple[str, list[ArmCurve]]],
+    metrics: Sequence[str],
+    styles: Styles,
+    plan: Plan,
+    *,
+    own: bool,
 ) -> Draft:
+    """own: whether a loss was logged that means something else in every arm."""
     behind = [
         curve.mean.assign(metric=metric, arm=curve.arm)
         for metric, (_, curves) in zip(metrics, groups, strict=True)
@@ -70,13 +77,14 @@ def _draft(
     points = max(len(curve.mean) for _, curves in groups for curve in curves)
     timed = any(len(curve.by_time) for _, curves in groups for curve in curves)
     by_time = f" {BY_TIME}" if timed else ""
+    left = " The KV loss is not drawn: each arm's target is its own projection." if own else ""
     return Draft(
         name="curves",
         title=TITLE,
         caption=(
             f"Mean over runs with the pointwise {100 * (1 - plan.alpha):g} % t interval; {counts_text(main)}."
-            f"{thin}{crosses}{by_time}{thinning_text(points)} {smoothing_text(plan.smoothing)}, "
-            "and nothing is interpolated. The KV loss is not drawn: each arm's target is its own projection."
+            f"{thin}{crosses}{by_time}{thinning_text(points)} {smoothing_text(plan.smoothing)}, and nothing "
+            f"is interpolated.{left}"
         ),
         alt=f"Learning curves of {' and '.join(label for label, _ in groups)} by step"
         f"{' and by wall time' if timed else ''}.",

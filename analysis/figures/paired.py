@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,13 +12,14 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.canvas import INK, MUTED, NARROW, PAPER, WIDE, brief, wrapped
+from analysis.canvas import INK, MUTED, NARROW, PAPER, WIDE, brief, shortened, wrapped
 from analysis.comparison import Comparison
 from analysis.figures.draft import Draft, Drafts, Missing, Scene, Styles
 from analysis.figures.marks import drawable, spread, spread_text, thinned, two_lines
 from analysis.pairing import SeedRow
 from analysis.ragged import Floats
 from analysis.sentences import decimals_of, interval_text, level, number, plural
+from analysis.signflip import ENUMERATED
 from analysis.tables import seed_record
 
 LABELLED = 24
@@ -36,16 +37,17 @@ def drafts(scene: Scene) -> Drafts:
             reason = f"only the first {MOST_CONTRASTS} contrasts are; its seeds stand in tables/seeds.csv"
             yield Missing(name=f"paired-{place}", title=title, reason=reason)
         elif comparison.pairs:
-            yield _draft(comparison, scene.styles, f"paired-{place}", title)
+            names = scene.results.experiment.plan.seed_names
+            yield _draft(comparison, scene.styles, names, f"paired-{place}", title)
         else:
             yield Missing(name=f"paired-{place}", title=title, reason="there is no complete pair")
 
 
-def _draft(comparison: Comparison, styles: Styles, name: str, title: str) -> Draft:
+def _draft(comparison: Comparison, styles: Styles, names: Mapping[int, str], name: str, title: str) -> Draft:
     decimals = decimals_of(comparison)
     margin = f" Dashed lines: the margin, ±{comparison.margin:g}." if comparison.margin is not None else ""
     exact = (
-        "thin bar: exact sign-flip interval"
+        f"thin bar: {'exact ' if comparison.pairs <= ENUMERATED else ''}sign-flip interval"
         if comparison.interval_exact is not None
         else "too few pairs for an exact interval"
     )
@@ -60,18 +62,20 @@ def _draft(comparison: Comparison, styles: Styles, name: str, title: str) -> Dra
         name=name,
         title=title,
         caption=(
-            f"n = {plural(comparison.pairs, 'complete pair')} of {comparison.planned} planned. Each line and "
+            f"n = {plural(comparison.pairs, 'complete pair')} of {comparison.planned}. Each line and "
             "each grey point is one seed. Diamond: mean difference; thick bar: paired t interval "
             f"({level(comparison)}); {exact}.{margin}{few}{spread_text(comparison.pairs)} No smoothing."
         ),
         alt=f"Paired plot of {comparison.endpoint.label} over {plural(comparison.pairs, 'seed')}: {found}.",
         table=pd.DataFrame([seed_record(row) for row in comparison.rows]),
-        draw=partial(paired_figure, comparison, styles),
+        draw=partial(paired_figure, comparison, styles, names),
     )
 
 
-def paired_figure(comparison: Comparison, styles: Styles, *, narrow: bool = False) -> Figure:
-    """Slopes beside differences; below each other where there is one column."""
+def paired_figure(
+    comparison: Comparison, styles: Styles, names: Mapping[int, str], *, narrow: bool = False
+) -> Figure:
+    """Slopes beside differences; below each other where there is one column. names: of seeds, if any."""
     rows = min(comparison.pairs, LABELLED) + 2
     tall = max(2.4, 0.9 + 0.2 * rows)
     if narrow:
@@ -81,7 +85,7 @@ def paired_figure(comparison: Comparison, styles: Styles, *, narrow: bool = Fals
         figure = Figure(figsize=(WIDE, max(2.9, tall)), layout="constrained")
         slopes, differences = figure.subplots(1, 2, width_ratios=[1, 1.45])
     plot_pairs(comparison, styles, slopes)
-    plot_differences(comparison, differences, 30 if narrow else 40)
+    plot_differences(comparison, differences, names, 30 if narrow else 40)
     return figure
 
 
@@ -103,7 +107,7 @@ def plot_pairs(comparison: Comparison, styles: Styles, ax: Axes) -> Axes:
     return ax
 
 
-def plot_differences(comparison: Comparison, ax: Axes, signs: int = 40) -> Axes:
+def plot_differences(comparison: Comparison, ax: Axes, names: Mapping[int, str], signs: int = 40) -> Axes:
     """Differences by seed; above them the mean with its t interval (thick) and exact interval (thin)."""
     pairs = _pairs(comparison)
     # Rows stand as far apart as there is room for labels; many seeds share the height of the labelled ones.
@@ -119,7 +123,7 @@ def plot_differences(comparison: Comparison, ax: Axes, signs: int = 40) -> Axes:
         ms=4.5 if pitch == 1 else 2.5,
     )  # fmt: skip
     _plot_mean(comparison, ax, -0.6)
-    _label_seeds(ax, pairs, places)
+    _label_seeds(ax, pairs, places, names)
     ax.set_ylim(places[-1] + 0.7, -1.5)
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.grid(visible=False, axis="y")
@@ -144,8 +148,9 @@ def _plot_mean(comparison: Comparison, ax: Axes, place: float) -> None:
     ax.plot([comparison.difference], [place], marker="D", color=INK, ms=7, mec=PAPER, mew=1.0)
 
 
-def _label_seeds(ax: Axes, pairs: Sequence[SeedRow], places: Floats) -> None:
-    labels = [f"seed {row.seed}" if n == 0 else str(row.seed) for n, row in enumerate(pairs)]
+def _label_seeds(ax: Axes, pairs: Sequence[SeedRow], places: Floats, names: Mapping[int, str]) -> None:
+    numbers = [f"seed {row.seed}" if n == 0 else str(row.seed) for n, row in enumerate(pairs)]
+    labels = [shortened(names.get(row.seed, number)) for row, number in zip(pairs, numbers, strict=True)]
     if len(pairs) > LABELLED:
         middle = [float(places.mean())]
         ax.set_yticks([-0.6, *middle], ["mean", f"{len(pairs)}\nseeds"])

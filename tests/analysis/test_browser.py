@@ -8,6 +8,7 @@ import pytest
 
 from analysis.canvas import svg_of
 from analysis.report import write_report
+from analysis.sentences import decimals_of, interval_text, minus, number, p_text
 from tests.analysis.fakes import FakeExperiment
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -28,6 +29,14 @@ EXPERIMENTS = {
     },
     "not testable": {"seeds": range(3)},
     "invalid": {"run_changes": {("flat", 1): {"init_hash": "x"}}},
+    "named seeds": {
+        "arms": {"flat": 0.0, "structured_per_head_maps": -0.06, "shuffled_teacher_control": 0.01},
+        "secondary": ["eval_accuracy", "steps_to_90", "tokens_to_90", "eval_ce@last_5_mean"],
+        "plan_changes": {
+            "seed_names": {str(seed): f"superglue_rte/{2**63 + seed}" for seed in range(8)},
+            "imported": {"source": "csv", "runs": 24, "ignored": ["a"], "remarks": ["So they were read."]},
+        },
+    },
     "one arm failed": {"statuses": {("structured", seed): "diverged" for seed in range(8)}},
 }
 SIZES = [(390, "light"), (390, "dark"), (1400, "light"), (1400, "dark")]
@@ -39,6 +48,36 @@ return {
   drawings: shown.map(svg => svg.getBoundingClientRect()).map(box => [box.width, box.height]),
   scripts: document.scripts.length,
 }
+"""
+CLIPPED = """
+const inside = (node, box) => {
+  const range = document.createRange();
+  range.selectNodeContents(node);
+  return [...range.getClientRects()].every(at => at.left >= box.left - 1 && at.right <= box.right + 1);
+};
+const hidden = [];
+for (const scroll of document.querySelectorAll('.scroll')) {
+  const box = scroll.getBoundingClientRect();
+  if (scroll.scrollWidth > scroll.clientWidth) hidden.push([scroll.getAttribute('aria-label'), 'scrolls']);
+  for (const cell of scroll.querySelectorAll('th, td'))
+    if (!inside(cell, box) || !inside(cell, cell.getBoundingClientRect()))
+      hidden.push([scroll.getAttribute('aria-label'), cell.textContent]);
+}
+const verdict = document.querySelector('.verdict').getBoundingClientRect();
+for (const fact of document.querySelectorAll('.facts dt, .facts dd'))
+  if (!inside(fact, verdict)) hidden.push(['facts', fact.textContent]);
+return hidden;
+"""
+SENSITIVITY = """
+return [...document.querySelectorAll('#sensitivity tbody tr')].map(row => {
+  const [name, ...cells] = [...row.children].map(cell => cell.innerText.trim());
+  const seen = [...row.children].every(cell => {
+    const box = cell.getBoundingClientRect();
+    return box.width > 0 && box.height > 0 && box.right <= window.innerWidth;
+  });
+  const labels = [...row.querySelectorAll('td')].map(cell => getComputedStyle(cell, '::before').content);
+  return [name, cells, seen, labels];
+})
 """
 CONTRASTS = """
 const channel = c => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
@@ -120,6 +159,29 @@ def test_figures_are_seen_and_nothing_is_wider_than_the_screen(browser, page, wi
     assert len(found["drawings"]) == found["figures"] >= 5
     assert all(across > 250 and down > 60 for across, down in found["drawings"])
     assert found["scripts"] == 0
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_no_cell_of_any_table_is_clipped_or_needs_scrolling(browser, page, width):
+    opened(browser, page, width)
+
+    assert browser.execute_script(CLIPPED) == []
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_sensitivity_table_shows_interval_and_p_at_any_width(browser, tmp_path, monkeypatch, width):
+    monkeypatch.setattr("analysis.gallery.FIGURES", ())
+    report = write_report(FakeExperiment().write(tmp_path))
+    opened(browser, report.html.as_uri(), width)
+
+    rows = browser.execute_script(SENSITIVITY)
+
+    (comparison,) = report.comparisons
+    decimals = decimals_of(comparison)
+    told = [number(comparison.difference, decimals), interval_text(comparison.interval, decimals)]
+    assert rows[0][:3] == ["mean, paired t", [*map(minus, told), p_text(comparison.p_t)], True]
+    assert all(seen for _, _, seen, _ in rows)
+    assert rows[0][3] == (['"estimate"', '"95 % CI"', '"p"'] if width == 390 else ["none"] * 3)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -46,7 +46,9 @@ def test_the_arms_table_counts_what_happened():
         statuses={("flat", 1): "diverged", ("flat", 2): "not_run"}, retried=[("structured", 3)]
     )
     flat, structured = arms_table(
-        outcomes(experiment, endpoint_of(experiment.plan)), experiment.curves("grad_norm", "train")
+        outcomes(experiment, endpoint_of(experiment.plan)),
+        experiment.curves("grad_norm", "train"),
+        experiment.runs,
     )
 
     assert (flat["arm"], flat["planned"], flat["n"], flat["failures"], flat["lost"]) == ("flat", 8, 6, 1, 1)
@@ -62,7 +64,9 @@ def test_the_gradient_ratio_is_p99_over_p50():
     experiment = loaded()
 
     flat = arms_table(
-        outcomes(experiment, endpoint_of(experiment.plan)), experiment.curves("grad_norm", "train")
+        outcomes(experiment, endpoint_of(experiment.plan)),
+        experiment.curves("grad_norm", "train"),
+        experiment.runs,
     )[0]
 
     norms = [2.0, 1.75, 1.5, 1.25, 1.0]

@@ -75,9 +75,10 @@ def test_the_methods_tell_what_was_planned_and_what_was_done():
 
     assert "2 arms over 8 planned seeds" in text
     assert "over all sign patterns" in text
-    assert "a margin of 0.02 named before the run" in text
-    assert "tested once, when all planned seeds had ended" in text
-    assert "0 failed and 0 were lost" in text
+    assert "named before the run, was final eval CE (eval, nats/token)" in text
+    assert "with a margin of 0.02" in text
+    assert "provides for one test, at the end, and all 8 planned seeds have ended" in text
+    assert "Of 16 planned runs, 16 completed." in text
     assert "McNemar" not in text
 
 
@@ -122,7 +123,7 @@ def test_folders_that_belong_to_no_planned_trial_are_listed_with_their_reason(tm
 
     assert found == [
         ("<b>stray<b>", "not in the plan"),
-        ("flat-seed0-abc.corrupt-1", "unreadable, and run afresh"),
+        ("flat-seed0-abc.corrupt-1", "its files could not be read"),
     ]
     assert "&lt;b&gt;stray&lt;b&gt;" in page
 

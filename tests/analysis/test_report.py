@@ -109,7 +109,7 @@ def test_the_verdict_stands_first(report):
         < page.index('id="seeds"')
     )
     assert report.markdown.read_text().startswith(
-        "# fake: INCONCLUSIVE\n\n> Interim: 7 of 8 planned seeds have ended"
+        "# fake: INCONCLUSIVE\n\n> Interim: 7 of 8 seeds have ended in both arms"
     )
     assert "\n\n**structured lowered final eval CE" in report.markdown.read_text()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from orchestrator.launch import Summary, run
 from orchestrator.spec import spec_from
 from tests.fakes import FAKE, experiment
 from tests.orchestrator.test_run import pids, run_serially, table
-from trainables.config import InputError
+from trainables.config import DistillConfig, InputError
 
 FLAT = {"alignment_mode": "flat"}
 EDITED = {"arms": {"flat": FLAT, "structured": {"alignment_mode": "structured", "target_len": 4}}}
@@ -38,12 +41,58 @@ def test_the_first_plan_of_a_folder_has_no_history(place: Path) -> None:
     assert plan_of(run_serially(place))["history"] == []
 
 
-def test_the_same_seeds_and_arms_again_are_no_history(place: Path) -> None:
+def test_the_same_seeds_arms_and_endpoint_again_are_no_history(place: Path) -> None:
     run_serially(place)
+
+    again = run_serially(place, analysis={"baseline": "flat", "secondary": ["kv_cka"]})
+
+    assert plan_of(again)["history"] == []
+
+
+def test_an_endpoint_that_was_named_anew_is_told_with_the_one_before_it(place: Path) -> None:
+    first = run_serially(place)
+    before = plan_of(first)
+    write_report_of(first)
 
     again = run_serially(place, analysis={"baseline": "flat", "margin": 0.1})
 
-    assert plan_of(again)["history"] == []
+    (entry,) = plan_of(again)["history"]
+    assert entry["primary"] == before["analysis"]["primary"]
+    assert (entry["seeds"], entry["looked"]) == (plan_of(again)["seeds"], True)
+
+
+def test_the_plan_tells_the_setup_outside_its_hash_by_arm_where_arms_differ(place: Path) -> None:
+    plan = plan_of(run_serially(place, base={**experiment()["base"], "kv_method": "right_crop"}, **EDITED))
+
+    shared, arms = plan["setup"]["shared"], plan["setup"]["arms"]
+    assert shared["kv_method"] == "right_crop"
+    assert shared["batch_size"] == DistillConfig().batch_size, "defaults are told, too"
+    assert shared["teacher"]
+    assert {arm: own["target_len"] for arm, own in arms.items()} == {"flat": 8, "structured": 4}
+    assert not {"seed", "output_dir", "threads"} & {*shared, *arms["flat"]}
+    told = {name: value for name, value in plan.items() if name not in ("plan_hash", "setup", "history")}
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    assert plan["plan_hash"] == hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def skilled(config: DistillConfig, progress: Callable[[str], None]) -> float:
+    """A teacher that was found to solve little."""
+    return 0.031
+
+
+def test_what_the_teacher_solves_stays_in_the_provenance_through_later_launches(place: Path) -> None:
+    able = replace(FAKE, prepare=f"{__name__}:skilled")
+    spec = spec_from(experiment(), "test")
+    for _ in range(2):
+        summary = run(
+            spec, storage=place, address="serial", objective=able, console=Console(file=io.StringIO())
+        )
+
+    told = json.loads((summary.folder / "provenance.json").read_text())
+    (taught,) = told["earlier_launches"][0]["teachers"]
+    assert taught["accuracy"] == 0.031
+    assert taught["teacher"] == plan_of(summary)["setup"]["shared"]["teacher"]
+    assert told["teachers"] == [], "nothing was left to run, so no teacher was asked"
 
 
 def test_an_extension_is_told_with_whether_a_report_was_there(place: Path) -> None:

@@ -11,7 +11,7 @@ from tests.trainables.conftest import small
 from trainables.config import DistillConfig, InputError
 from trainables.data import load_examples
 from trainables.examples import make_example
-from trainables.preflight import check
+from trainables.preflight import check, prepare
 from trainables.tokenizers import load_tokenizer
 
 
@@ -93,3 +93,14 @@ def test_bad_rows_are_refused_with_their_line(data: Path) -> None:
 
     with pytest.raises(InputError, match=r"rows\.jsonl.*201.*####"):
         check(on_file(data))
+
+
+def test_what_the_built_in_teacher_solves_is_handed_back_and_of_another_nothing_is_claimed() -> None:
+    told: list[str] = []
+
+    solved = prepare(small(teacher_name="tiny-teacher"), told.append)
+
+    assert solved is not None
+    assert 0.95 <= solved <= 1
+    assert f"solves {solved:.1%}" in told[-1]
+    assert prepare(small(teacher_name="self"), told.append) is None
