@@ -13,16 +13,17 @@
 set -u
 . "${KVTUNE_VENV:-$HOME/kvtune-venv}/bin/activate"
 
-again='' signalled=''
+again='' signalled='' run=''
 end() {
   signalled=1
-  kill -TERM "$run"
+  [ -z "$run" ] || kill -TERM "$run"
 }
 trap end TERM
 trap 'again=1; end' USR1
 
 kvtune run "$@" --storage "${KVTUNE_STORAGE:-$HOME/kvtune-runs}" &
 run=$!
+[ -z "$signalled" ] || kill -TERM "$run" # it came before the run did
 wait "$run"
 code=$?
 while [ -n "$signalled" ]; do # the signal ended the waiting, not yet the run
