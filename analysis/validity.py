@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,6 +36,8 @@ class Gate:
     detail: str
 
 
+BY_MODULE = re.compile(r"all:\w{16}( \w+:\w{16})+")
+"""init_hash as trials write it: of all initial weights, and of each module by itself."""
 BY_SEED = ("data_order_hash", "init_hash")
 """What follows from a trial's seed, and so differs by design in an A/A over other seeds."""
 
@@ -148,14 +151,45 @@ def _equal_within_pairs(rows: pd.DataFrame, column: str) -> Gate:
     # A trial that stopped early has seen fewer tokens by right.
     rows = rows[rows["kind"] == "paired"] if column == "tokens_seen" else rows
     known = rows[rows[f"treatment_{column}"].notna() & rows[f"baseline_{column}"].notna()]
-    differing = _differing(known, column)
+    compared = known.assign(of="") if column != "init_hash" else _by_shared_modules(known)
+    differing = _differing(compared, column)
     if len(differing):
-        return Gate(name=name, status="failed", detail=_first_difference(differing, column, column))
+        detail = _first_difference(differing, column, column + differing["of"].iloc[0])
+        return Gate(name=name, status="failed", detail=detail)
     unknown = int((rows["kind"] == "paired").sum() - (known["kind"] == "paired").sum())
     if unknown or known.empty:
         detail = f"{column} is not recorded for {unknown} pairs" if unknown else f"no pair has {column}"
         return Gate(name=name, status="not checked", detail=detail)
-    return Gate(name=name, status="passed", detail=f"{column}, {len(known)} pairs")
+    return Gate(name=name, status="passed", detail=f"{column}{compared['of'].iloc[0]}, {len(known)} pairs")
+
+
+def _by_shared_modules(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with init_hash of what both sides have, and `of`, which names it where that is not all.
+
+    A module that one arm lacks, such as the hidden projector of an arm without CODI, is no difference.
+    """
+    sides = (rows[f"{side}_init_hash"].map(_hashes) for side in ("treatment", "baseline"))
+    found = [_shared(ours, theirs) for ours, theirs in zip(*sides, strict=True)]
+    return rows.assign(
+        **{name: [one[name] for one in found] for name in ("of", "treatment_init_hash", "baseline_init_hash")}
+    )
+
+
+def _hashes(value: Any) -> dict[str, Any]:
+    """Module -> hash. One hash alone, as version 0.1 and imported runs have it, is of all modules."""
+    if isinstance(value, str) and BY_MODULE.fullmatch(value):
+        return dict(part.split(":") for part in value.split())
+    return {"all": value}
+
+
+def _shared(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Both sides' hashes of the first module that differs, or of the first, among those that both have."""
+    shared = sorted((ours.keys() & theirs.keys()) - {"all"}) or ["all"]
+    unlike = [module for module in shared if ours[module] != theirs[module]]
+    told = unlike or (shared if ours.keys() != theirs.keys() else [])
+    of = f" of {', '.join(told)}" if told and shared != ["all"] else ""
+    first = (unlike or shared)[0]
+    return {"of": of, "treatment_init_hash": ours[first], "baseline_init_hash": theirs[first]}
 
 
 def _first_difference(differing: pd.DataFrame, column: str, what: str) -> str:
