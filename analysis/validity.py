@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from pydantic_core import from_json
 
 from analysis.endpoints import Endpoint
 from analysis.looks import dropped_seeds
 from analysis.pairing import Pairs
 from analysis.plan import Plan
-from analysis.records import FAILURES, Experiment
+from analysis.records import ADMINISTRATIVE, FAILURES, Experiment
 
 GateStatus = Literal["passed", "failed", "not checked"]
 
@@ -73,8 +76,10 @@ def _no_seed_replaced(experiment: Experiment, arms: tuple[str, str]) -> Gate:
     """A seed that ran under an earlier plan, or that failed, may not vanish from this one."""
     name = "no seed that ran was left out"
     plan, runs = experiment.plan, experiment.runs
-    dropped = [seed for seed in dropped_seeds(plan, arms) if _ran(experiment, seed)]
-    strays = runs[runs["arm"].isin(arms) & ~runs["seed"].isin(plan.seeds) & (runs["status"] != "not_run")]
+    dropped = [seed for seed in dropped_seeds(plan, arms) if _ran(experiment, seed, arms)]
+    strays = runs[runs["arm"].isin(arms) & ~runs["seed"].isin(plan.seeds)]
+    evaluated = experiment.metrics.loc[experiment.metrics["split"] == "eval", "trial_id"]
+    strays = strays[~strays["status"].isin(ADMINISTRATIVE) | strays["trial_id"].isin(evaluated)]
     failed = sorted({int(seed) for seed in strays.loc[strays["status"].isin(FAILURES), "seed"]})
     if dropped or failed:
         out = sorted({*dropped, *failed})
@@ -90,10 +95,40 @@ def _no_seed_replaced(experiment: Experiment, arms: tuple[str, str]) -> Gate:
     return Gate(name=name, status="passed", detail=detail)
 
 
-def _ran(experiment: Experiment, seed: int) -> bool:
-    """Whether any trial of the seed left a folder; without the folders a seed once planned counts as run."""
+def _ran(experiment: Experiment, seed: int, arms: tuple[str, str]) -> bool:
+    """Whether a trial of the seed came to anything in either arm; where no folders are left, yes."""
     trials = experiment.folder.trials
-    return not trials.is_dir() or any(trials.glob(f"*-seed{seed}-*"))
+    names = "|".join(re.escape(experiment.plan.labels[arm].arm) for arm in arms)
+    ours = re.compile(rf"({names})-seed{seed}-[0-9a-f]+(\.corrupt-\d+)?")
+    return not trials.is_dir() or any(
+        came_to_something(trial) for trial in trials.iterdir() if ours.fullmatch(trial.name)
+    )
+
+
+def came_to_something(trial: Path) -> bool:
+    """Whether a trial's folder tells of a result, an evaluation, or a failure at its end.
+
+    An attempt that was cancelled or lost before any evaluation is nothing that could be left out. Where the
+    folder tells of no attempt nobody knows, and it counts.
+    """
+    if not trial.is_dir():
+        return False
+    attempts = list(_lines(trial / "attempts.jsonl"))
+    ended = attempts[-1].get("status") in ("completed", *FAILURES) if attempts else True
+    return (
+        ended
+        or (trial / "result.json").exists()
+        or any(row.get("split") == "eval" for row in _lines(trial / "metrics.jsonl"))
+    )
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a file of lines, as far as it can be read: a killed writer tears its last."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for line in lines:
+        with suppress(ValueError):
+            if isinstance(row := from_json(line), dict):
+                yield row
 
 
 def notes_of(pairs: Pairs) -> tuple[str, ...]:
