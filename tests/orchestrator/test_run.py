@@ -67,6 +67,15 @@ def test_every_planned_trial_gets_its_row_and_its_curve(place: Path) -> None:
     assert len(items) == 4 * 4
 
 
+def test_a_teacher_is_made_ready_for_every_arms_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr("tests.fakes.ready", lambda config, progress: asked.append(config.drop_last_step))
+
+    run_serially(place, arms={"flat": FLAT, "short": {**FLAT, "drop_last_step": True}}, seeds=[0])
+
+    assert asked == [False, True]
+
+
 def test_every_trial_has_a_process_of_its_own_and_inherits_nothing(place: Path) -> None:
     summary = run_serially(place)
 
