@@ -241,7 +241,7 @@ def _main(arguments: list[str]) -> int:
         print(end="", flush=True)  # what cannot be written is told here, not when the interpreter exits
         return code
     except KeyboardInterrupt:
-        print("kvtune: ended before it was done; the same command goes on where it stopped.", file=sys.stderr)
+        print("kvtune: ended before it was done; run the same command again.", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,7 +80,9 @@ class _Run:
                 resume_from, self.distillation, self.optimizer, self.config.hash()
             )
             self.before_s = self.progress.wall_s
-            log.info("resumed from %s at step %d of %d", resume_from, self.progress.step, self.planned_steps)
+            step, last = self.progress.step, self.planned_steps
+            known = f"goes on from {Path(resume_from).name}, step {step} of {last}"
+            log.info("%s; steps after it are computed again", known)
         self.resumed_from = self.progress.step if resume_from else None
         self.folder.cut_metrics(self.progress.step, self.planned_steps)
         self.folder.drop_checkpoints_after(self.progress.step)
