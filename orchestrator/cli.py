@@ -47,7 +47,7 @@ def run(
     Args:
         storage: The folder that holds experiments; on a cluster, one that all nodes share.
         address: local: Ray on this machine; serial: no Ray, same results; auto or host:port: a Ray cluster.
-        yes: Agree to edits that set finished trials aside; without it you are asked.
+        yes: Agree to edits that set finished trials aside or leave them out; without it you are asked.
         json: Print JSON lines for machines on stdout: trials as they change, then a summary.
     """
     from orchestrator import machine
@@ -89,7 +89,8 @@ def plan(
 
     Args:
         storage: The folder that holds experiments: what is done there already is not counted again.
-        address: As for run; or a cluster.yaml, to plan for the cluster that it describes.
+        address: As for run; or a cluster.yaml, to plan for the cluster that it describes, of whose storage
+            nothing is known.
         json: Print one JSON object instead of the text.
     """
     from orchestrator import machine

@@ -91,7 +91,7 @@ def run(
     address: `local` starts Ray on this machine, `auto` or host:port joins a cluster (the storage must then be
     shared), `serial` runs the trials one after another without Ray, to the same bits.
     tell: is given the run's progress as plain values, for machines.
-    yes: agree to edits that set finished trials aside; without it the user is asked, or the run refused.
+    yes: agree that finished trials are set aside or left out; else the user is asked, or the run refused.
     Trials that completed or diverged are never run again. Raises InputError before anything is started; what
     happens to a trial afterwards is in the summary, never an exception.
     """
