@@ -243,7 +243,7 @@ def test_a_storage_without_locks_and_a_folder_that_is_deleted_meanwhile_are_no_t
         shutil.rmtree(place / "fake")
 
     monkeypatch.setattr("orchestrator.launch.closing.close", deleted)
-    summary = run_serially(place, seeds=[5])
+    summary = run_serially(place, seeds=[5], yes=True)
 
     assert summary.exit_code == 1
     assert {trial.status for trial in summary.trials} == {"not_run"}
