@@ -96,6 +96,8 @@ class Earlier:
     """Whether a report of it was there by then; unknown counts as yes."""
     looks: tuple[int, ...] | None
     """The looks it declared; None where that was not kept."""
+    ran: Mapping[str, tuple[int, ...]] | None = None
+    """Arm -> seeds with a result, a failure or an evaluation by then; None where that was not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +263,7 @@ def _parse_earlier(raw: Mapping[str, Any]) -> Earlier:
         at=str(raw.get("at") or "unknown"),
         looked=raw.get("looked") is not False,
         looks=None if "looks" not in raw else _looks(raw["looks"]),
+        ran={str(arm): tuple(map(int, seeds)) for arm, seeds in raw["ran"].items()} if "ran" in raw else None,
     )
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic_core import from_json
 
 from analysis.endpoints import Endpoint
-from analysis.looks import dropped_seeds
+from analysis.looks import dropped_seeds, same_arms
 from analysis.pairing import Pairs
 from analysis.plan import Plan
 from analysis.records import ADMINISTRATIVE, FAILURES, Experiment
@@ -96,7 +96,13 @@ def _no_seed_replaced(experiment: Experiment, arms: tuple[str, str]) -> Gate:
 
 
 def _ran(experiment: Experiment, seed: int, arms: tuple[str, str]) -> bool:
-    """Whether a trial of the seed came to anything in either arm; where no folders are left, yes."""
+    """Whether a trial of the seed came to anything in either arm, by the plan's history.
+
+    A history of version 0.1 does not tell: then by the trials' folders, and where there are none it did.
+    """
+    known = [(arm, was) for arm in arms for was in same_arms(experiment.plan, [arm]) if seed in was.seeds]
+    if known and all(was.ran is not None for _, was in known):
+        return any(seed in (was.ran or {}).get(arm, ()) for arm, was in known)
     trials = experiment.folder.trials
     names = "|".join(re.escape(experiment.plan.labels[arm].arm) for arm in arms)
     ours = re.compile(rf"({names})-seed{seed}-[0-9a-f]+(\.corrupt-\d+)?")

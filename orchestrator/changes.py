@@ -75,7 +75,17 @@ def history(known: KnownPlan | None, plan: Plan, folder: ResultsFolder, at: str)
     told = {entry["plan_hash"] for entry in earlier}
     entry = {name: known.get(name) for name in ("plan_hash", "seeds", "arms")}
     entry["looks"] = (known.get("analysis") or {}).get("looks")
-    return [*earlier, {**entry, "at": at, "looked": _reported(folder, told)}]
+    ran = {"ran": _ran(known, folder)} if known.get("cells") else {}
+    return [*earlier, {**entry, "at": at, "looked": _reported(folder, told), **ran}]
+
+
+def _ran(known: KnownPlan, folder: ResultsFolder) -> dict[str, list[int]]:
+    """Arm -> its seeds that came to anything: what a later report must not leave out, wherever it is made."""
+    ran: dict[str, list[int]] = {}
+    for cell in known["cells"]:
+        if came_to_something(folder.trials / cell["trial_id"]):
+            ran.setdefault(cell["arm"], []).append(cell["seed"])
+    return ran
 
 
 def _same_arms(known: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:

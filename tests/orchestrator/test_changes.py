@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -246,9 +247,24 @@ def test_an_attempt_that_came_to_nothing_is_neither_asked_about_nor_a_result_lef
 
     assert [trial.status for trial in ended.trials] == ["cancelled", "not_run"]
     assert "refused" not in told
-    after = compare(load(place / "fake"), treatment="structured")
-    assert (after.verdict, after.findings) == (before.verdict, ())
-    assert plan_of(ended)["history"], "it knows of the seed"
+    kept, left = plan_of(ended)["history"]
+    assert (kept["ran"], left["seeds"], left["ran"]) == ({"flat": six, "structured": six}, [6], {})
+    for _ in ("here", "fetched from a cluster without its trials"):
+        after = compare(load(place / "fake"), treatment="structured")
+        assert (after.verdict, after.findings) == (before.verdict, ())
+        shutil.rmtree(place / "fake" / "trials", ignore_errors=True)
+
+
+def test_a_seed_that_ran_is_missed_even_when_its_folders_are_deleted(place: Path) -> None:
+    folder = run_serially(place, seeds=[0, 1, 2]).folder
+    run_serially(place, yes=True)
+    for trial in folder.glob("trials/*-seed2-*"):
+        shutil.rmtree(trial)
+
+    found = compare(load(folder), treatment="structured")
+
+    assert found.verdict == "INVALID"
+    assert "seeds 2 ran and are planned no more" in found.sentence
 
 
 def end_at_once(job: Job, on_row: object) -> None:
