@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -30,6 +31,8 @@ SHARED = (
     "eval_steps",
 )  # fmt: skip
 """Fields from which follows what a pair must share: its first weights, rows, steps and evaluations."""
+Contrast = tuple[str, str]
+"""Treatment and baseline."""
 SHOWN = 8
 """Contrasts named in one line, at most."""
 
@@ -58,23 +61,28 @@ def doomed(plan: Plan) -> Iterator[str]:
     rows stand as what they follow from.
     """
     cells = {cell.arm: cell for cell in plan.cells[: len(plan.labels)]}
-    alike: dict[tuple[str, str], list[str]] = {}
-    for where, (treatment, baseline), gates in _failed(_as_planned(plan, list(cells.values())), plan):
-        fields = _differing(cells[treatment].config, cells[baseline].config)
+    kinds: dict[tuple[Any, ...], list[Contrast]] = {}
+    for pair in plan.contrasts:
+        kinds.setdefault(tuple(_fields(cells[arm].config) for arm in pair), []).append(pair)
+    one_each = {pairs[0]: pairs for pairs in kinds.values()}
+    experiment = _as_planned(plan, [cells[arm] for arm in dict.fromkeys(chain(*one_each))])
+    for where, pair, gates in _failed(experiment, list(one_each)):
+        fields = _differing(*(cells[arm].config for arm in pair))
         why = "; ".join(map(_in_words, gates)) + (f" (they differ in {fields})" if fields else "")
-        alike.setdefault((where, why), []).append(f"{treatment} against {baseline}")
-    for (where, why), pairs in alike.items():
+        pairs = [f"{treatment} against {baseline}" for treatment, baseline in one_each[pair]]
         more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
         yield f"{', '.join(pairs[:SHOWN])}{more} will be INVALID{where}: {why}"
 
 
-def _failed(experiment: Experiment, plan: Plan) -> Iterator[tuple[str, tuple[str, str], list[Gate]]]:
+def _failed(
+    experiment: Experiment, contrasts: Sequence[Contrast]
+) -> Iterator[tuple[str, Contrast, list[Gate]]]:
     """Contrasts with the checks that fail: of the primary endpoint, and of others beside it."""
-    told: set[tuple[tuple[str, str], str]] = set()
+    told: set[tuple[Contrast, str]] = set()
     for metric in (None, *experiment.plan.secondary):
         endpoint = endpoint_of(experiment.plan, metric)
         table = outcomes(experiment, endpoint)
-        for contrast in plan.contrasts:
+        for contrast in contrasts:
             gates = gates_of(experiment, pair_up(experiment, endpoint, *contrast, table))
             failed = [g for g in gates if g.status == "failed" and (contrast, g.name) not in told]
             if failed:
@@ -108,20 +116,24 @@ def _as_planned(plan: Plan, cells: Sequence[Cell]) -> Experiment:
 
 def _record(cell: Cell) -> dict[str, Any]:
     """The cell's row of runs.parquet."""
-    shared = _shared(replace(DistillConfig(), **{field: getattr(cell.config, field) for field in SHARED}))
     return {
-        **shared, "trial_id": cell.trial_id, "attempt": 1, "arm": cell.arm, "seed": cell.seed,
-        "status": "completed", "failure_reason": None, "config_hash": cell.config.hash(),
+        **_shared(_fields(cell.config)), "trial_id": cell.trial_id, "attempt": 1, "arm": cell.arm,
+        "seed": cell.seed, "status": "completed", "failure_reason": None, "config_hash": cell.config.hash(),
     }  # fmt: skip
 
 
+def _fields(config: DistillConfig) -> tuple[Any, ...]:
+    return tuple(getattr(config, field) for field in SHARED)
+
+
 @cache
-def _shared(config: DistillConfig) -> dict[str, Any]:
-    """What a pair must share, by the fields of SHARED."""
+def _shared(fields: tuple[Any, ...]) -> dict[str, Any]:
+    """What a pair must share, by the values of SHARED."""
     from trainables.data import load_examples
     from trainables.distill import planned_steps
     from trainables.examples import set_hash
 
+    config = DistillConfig(**dict(zip(SHARED, fields, strict=True)))
     splits, rows = load_examples(config), config.batch_size * config.gradient_accumulation_steps
     steps = planned_steps(config, len(splits.train))
     return {

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
 from analysis import compare, load
-from orchestrator.capacity import Place
+from orchestrator import launch
+from orchestrator.capacity import Place, standing_nodes
+from orchestrator.driver import Driver
 from orchestrator.foresight import doomed, remarks
 from orchestrator.launch import run
 from orchestrator.spec import ExperimentSpec, spec_from
@@ -95,13 +99,16 @@ def test_an_endpoint_that_needs_more_evaluations_than_there_will_be_is_told(
     )
 
 
-def test_many_contrasts_of_one_reason_are_one_line() -> None:
-    arms = {f"arm{number}": {"batch_size": 16, "lr": number / 1000} for number in range(1, 12)}
+def test_many_contrasts_of_one_reason_are_one_line_and_one_check() -> None:
+    arms = {f"arm{number}": {"batch_size": 16, "kv_weight": float(number)} for number in range(1, 12)}
+    rates = [number / 10_000 for number in range(1, 101)]
 
-    (line,) = told_of(arms)
+    (line,) = told_of(arms, grid={"lr": rates})
+    (once,) = told_of({"other": {}}, grid={"lr": rates}, analysis={"baseline": "flat", "at": "last_k_mean"})
 
-    assert line.startswith("arm1 against flat, arm2 against flat, ")
-    assert " and 3 more will be INVALID: " in line
+    assert line.startswith("arm1,lr=0.0001 against flat,lr=0.0001, arm2,lr=0.0001 against flat,lr=0.0001, ")
+    assert " and 1092 more will be INVALID: " in line
+    assert once.startswith("other,lr=0.0001 against flat,lr=0.0001, ")
 
 
 @pytest.mark.slow
@@ -138,3 +145,27 @@ def test_a_gpu_that_no_trial_is_given_is_told_of(
 
     assert [line.startswith(said) for line in lines] == [True] if said else lines == []
     assert all("resources: {gpus: 1}" in line for line in lines)
+
+
+def test_a_run_tells_it_of_this_machine_and_of_a_clusters_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(experiment_of({"structured": {}}))
+    monkeypatch.setattr("trainables.device.gpus_here", lambda: 2)
+    node = Place("node 10.0.0.7", {"CPU": 64.0, "GPU": 8.0})
+
+    for address, driver in (("serial", None), ("local", Answering([])), ("auto", Answering([node]))):
+        console = Console(file=io.StringIO(), width=300)
+        launch._tell_remarks(plan, plan.cells, address, cast(Driver, driver), console)
+        assert isinstance(console.file, io.StringIO)
+        where = "node 10.0.0.7 has 8 GPUs" if address == "auto" else "this machine has 2 GPUs"
+        assert console.file.getvalue().startswith(f"seen: {where}, and a trial is given none")
+
+
+class Answering:
+    """A driver of a Ray with these nodes."""
+
+    def __init__(self, nodes: list[Place]) -> None:
+        self.nodes = nodes
+
+    def ask(self, function: object) -> list[Place]:
+        assert function is standing_nodes
+        return self.nodes
