@@ -98,6 +98,8 @@ class Earlier:
     """The looks it declared; None where that was not kept."""
     primary: Mapping[str, Any] | None = None
     """The endpoint it named, as plan.json had it; None where that was not kept."""
+    ran: Mapping[str, tuple[int, ...]] | None = None
+    """Arm -> seeds with a result, a failure or an evaluation by then; None where that was not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +285,7 @@ def _parse_earlier(raw: Mapping[str, Any]) -> Earlier:
         looked=raw.get("looked") is not False,
         looks=None if "looks" not in raw else _looks(raw["looks"]),
         primary=raw.get("primary") or None,
+        ran={str(arm): tuple(map(int, seeds)) for arm, seeds in raw["ran"].items()} if "ran" in raw else None,
     )
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from pydantic_core import from_json
 
 from analysis.endpoints import Endpoint
-from analysis.looks import dropped_seeds
+from analysis.looks import dropped_seeds, same_arms
 from analysis.pairing import Pairs
 from analysis.plan import Imported, Plan
-from analysis.records import FAILURES, Experiment
+from analysis.records import ADMINISTRATIVE, FAILURES, Experiment
 
 GateStatus = Literal["passed", "failed", "not checked"]
 
@@ -35,6 +39,8 @@ class Gate:
     detail: str
 
 
+BY_MODULE = re.compile(r"all:\w{16}( \w+:\w{16})+")
+"""init_hash as trials write it: of all initial weights, and of each module by itself."""
 BY_SEED = ("data_order_hash", "init_hash")
 """What follows from a trial's seed, and so differs by design in an A/A over other seeds."""
 
@@ -73,8 +79,10 @@ def _no_seed_replaced(experiment: Experiment, arms: tuple[str, str]) -> Gate:
     plan, runs = experiment.plan, experiment.runs
     if plan.imported is not None and (plan.imported.ignored or not plan.imported.planned):
         return Gate(name=name, status="not checked", detail=_unknown_runs(plan.imported))
-    dropped = [seed for seed in dropped_seeds(plan, arms) if _ran(experiment, seed)]
-    strays = runs[runs["arm"].isin(arms) & ~runs["seed"].isin(plan.seeds) & (runs["status"] != "not_run")]
+    dropped = [seed for seed in dropped_seeds(plan, arms) if _ran(experiment, seed, arms)]
+    strays = runs[runs["arm"].isin(arms) & ~runs["seed"].isin(plan.seeds)]
+    evaluated = experiment.metrics.loc[experiment.metrics["split"] == "eval", "trial_id"]
+    strays = strays[~strays["status"].isin(ADMINISTRATIVE) | strays["trial_id"].isin(evaluated)]
     failed = sorted({int(seed) for seed in strays.loc[strays["status"].isin(FAILURES), "seed"]})
     if dropped or failed:
         out = map(plan.seed_name, sorted({*dropped, *failed}))
@@ -97,10 +105,46 @@ def _unknown_runs(imported: Imported) -> str:
     return "which runs were planned is not on record: these are the ones that were found"
 
 
-def _ran(experiment: Experiment, seed: int) -> bool:
-    """Whether any trial of the seed left a folder; without the folders a seed once planned counts as run."""
+def _ran(experiment: Experiment, seed: int, arms: tuple[str, str]) -> bool:
+    """Whether a trial of the seed came to anything in either arm, by the plan's history.
+
+    A history of version 0.1 does not tell: then by the trials' folders, and where there are none it did.
+    """
+    known = [(arm, was) for arm in arms for was in same_arms(experiment.plan, [arm]) if seed in was.seeds]
+    if known and all(was.ran is not None for _, was in known):
+        return any(seed in (was.ran or {}).get(arm, ()) for arm, was in known)
     trials = experiment.folder.trials
-    return not trials.is_dir() or any(trials.glob(f"*-seed{seed}-*"))
+    names = "|".join(re.escape(experiment.plan.labels[arm].arm) for arm in arms)
+    ours = re.compile(rf"({names})-seed{seed}-[0-9a-f]+(\.corrupt-\d+)?")
+    return not trials.is_dir() or any(
+        came_to_something(trial) for trial in trials.iterdir() if ours.fullmatch(trial.name)
+    )
+
+
+def came_to_something(trial: Path) -> bool:
+    """Whether a trial's folder tells of a result, an evaluation, or a failure at its end.
+
+    An attempt that was cancelled or lost before any evaluation is nothing that could be left out. Where the
+    folder tells of no attempt nobody knows, and it counts.
+    """
+    if not trial.is_dir():
+        return False
+    attempts = list(_lines(trial / "attempts.jsonl"))
+    ended = attempts[-1].get("status") in ("completed", *FAILURES) if attempts else True
+    return (
+        ended
+        or (trial / "result.json").exists()
+        or any(row.get("split") == "eval" for row in _lines(trial / "metrics.jsonl"))
+    )
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a file of lines, as far as it can be read: a killed writer tears its last."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for line in lines:
+        with suppress(ValueError):
+            if isinstance(row := from_json(line), dict):
+                yield row
 
 
 def notes_of(pairs: Pairs) -> tuple[str, ...]:
@@ -161,14 +205,45 @@ def _equal_within_pairs(rows: pd.DataFrame, column: str) -> Gate:
     # A trial that stopped early has seen fewer tokens by right.
     rows = rows[rows["kind"] == "paired"] if column == "tokens_seen" else rows
     known = rows[rows[f"treatment_{column}"].notna() & rows[f"baseline_{column}"].notna()]
-    differing = _differing(known, column)
+    compared = known.assign(of="") if column != "init_hash" else _by_shared_modules(known)
+    differing = _differing(compared, column)
     if len(differing):
-        return Gate(name=name, status="failed", detail=_first_difference(differing, column, column))
+        detail = _first_difference(differing, column, column + differing["of"].iloc[0])
+        return Gate(name=name, status="failed", detail=detail)
     unknown = int((rows["kind"] == "paired").sum() - (known["kind"] == "paired").sum())
     if unknown or known.empty:
         detail = f"{column} is not recorded for {unknown} pairs" if unknown else f"no pair has {column}"
         return Gate(name=name, status="not checked", detail=detail)
-    return Gate(name=name, status="passed", detail=f"{column}, {len(known)} pairs")
+    return Gate(name=name, status="passed", detail=f"{column}{compared['of'].iloc[0]}, {len(known)} pairs")
+
+
+def _by_shared_modules(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with init_hash of what both sides have, and `of`, which names it where that is not all.
+
+    A module that one arm lacks, such as the hidden projector of an arm without CODI, is no difference.
+    """
+    sides = (rows[f"{side}_init_hash"].map(_hashes) for side in ("treatment", "baseline"))
+    found = [_shared(ours, theirs) for ours, theirs in zip(*sides, strict=True)]
+    return rows.assign(
+        **{name: [one[name] for one in found] for name in ("of", "treatment_init_hash", "baseline_init_hash")}
+    )
+
+
+def _hashes(value: Any) -> dict[str, Any]:
+    """Module -> hash. One hash alone, as version 0.1 and imported runs have it, is of all modules."""
+    if isinstance(value, str) and BY_MODULE.fullmatch(value):
+        return dict(part.split(":") for part in value.split())
+    return {"all": value}
+
+
+def _shared(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Both sides' hashes of the first module that differs, or of the first, among those that both have."""
+    shared = sorted((ours.keys() & theirs.keys()) - {"all"}) or ["all"]
+    unlike = [module for module in shared if ours[module] != theirs[module]]
+    told = unlike or (shared if ours.keys() != theirs.keys() else [])
+    of = f" of {', '.join(told)}" if told and shared != ["all"] else ""
+    first = (unlike or shared)[0]
+    return {"of": of, "treatment_init_hash": ours[first], "baseline_init_hash": theirs[first]}
 
 
 def _first_difference(differing: pd.DataFrame, column: str, what: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from analysis.processes import cpus
 from orchestrator.spec import Resources
 from trainables.config import InputError
 
@@ -42,6 +43,13 @@ class Growth:
     """Nodes of all types together, at most; None where nothing says so."""
     known: bool = True
     """False where a cluster may grow and nobody here knows by what, such as under Kubernetes."""
+
+
+def this_machine() -> Place:
+    """CPUs that this process may use here, and GPUs that its torch finds."""
+    from trainables.device import gpus_here
+
+    return Place("this machine", {"CPU": float(cpus()), "GPU": float(gpus_here())})
 
 
 def slots_of(trial: Resources, place: Place) -> int:

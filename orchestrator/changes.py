@@ -11,12 +11,14 @@ from typing import Any
 from rich.console import Console
 
 from analysis.records import ResultsFolder
+from analysis.validity import came_to_something
 from orchestrator.attempts import RESULTS
 from orchestrator.collect import read_plan, read_trial
 from orchestrator.trials import Cell, Plan
 from trainables.config import InputError, meaning
 from trainables.json_files import LARGE, CorruptFile, read_object
 
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 KnownPlan = Mapping[str, Any]
 """plan.json as an earlier launch wrote it."""
 
@@ -75,7 +77,17 @@ def history(known: KnownPlan | None, plan: Plan, folder: ResultsFolder, at: str)
     told = {entry["plan_hash"] for entry in earlier}
     entry = {name: known.get(name) for name in ("plan_hash", "seeds", "arms")}
     entry |= {name: before.get(name) for name in ("looks", "primary")}
-    return [*earlier, {**entry, "at": at, "looked": _reported(folder, told)}]
+    ran = {"ran": _ran(known, folder)} if known.get("cells") else {}
+    return [*earlier, {**entry, "at": at, "looked": _reported(folder, told), **ran}]
+
+
+def _ran(known: KnownPlan, folder: ResultsFolder) -> dict[str, list[int]]:
+    """Arm -> its seeds that came to anything: what a later report must not leave out, wherever it is made."""
+    ran: dict[str, list[int]] = {}
+    for cell in known["cells"]:
+        if came_to_something(folder.trials / cell["trial_id"]):
+            ran.setdefault(cell["arm"], []).append(cell["seed"])
+    return ran
 
 
 def _same_arms(known: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
@@ -126,17 +138,24 @@ def edits(known: KnownPlan | None, plan: Plan, folder: ResultsFolder) -> list[Ed
     ]
 
 
-def agree(found: Sequence[Edit], plan: Plan, *, yes: bool, console: Console) -> None:
-    """Show the edits and have them agreed to: by `yes`, or by the user where there is a terminal.
+def agree(
+    found: Sequence[Edit], leaving: Sequence[Leaving], plan: Plan, *, yes: bool, console: Console
+) -> None:
+    """Show the edits, and have them and what leaves the plan agreed to: by `yes`, or at a terminal.
 
-    Raises InputError, with the ways out, where nobody agrees. Without edits nothing is said.
+    Raises InputError, with the ways out, where nobody agrees. Where nothing is lost nothing is asked.
     """
     show(found, plan, console)
-    if found and not (yes or _asked(console)):
-        raise InputError(
-            "finished trials would be set aside, and nothing was run: say --yes to go on, undo the edit, "
-            "or keep both under another name (--set name=...)."
-        )
+    finished, others = sum(one.finished for one in leaving), sum(one.others for one in leaving)
+    if not (found or finished or others) or yes or _asked(console):
+        return
+    lost = f"{finished + others} trials that ran" if others else _trials(finished)
+    what = "finished trials would be set aside" if found else f"{lost} would leave the plan"
+    way_back = "undo the edit" if found else "plan them again (--seeds, arms)"
+    raise InputError(
+        f"{what}, and nothing was run: say --yes to go on, {way_back}, or keep both under another name "
+        "(--set name=...)."
+    )
 
 
 def show(found: Sequence[Edit], plan: Plan, console: Console) -> None:
@@ -151,28 +170,65 @@ def show(found: Sequence[Edit], plan: Plan, console: Console) -> None:
     say(console, "They stay in trials/, leave the report, and count again if the edit is undone.")
 
 
-def tell(known: KnownPlan | None, plan: Plan, folder: ResultsFolder, console: Console) -> None:
-    """Name what spends nothing and still changes the report: trials left out, another analysis."""
-    if known is None:
-        return
-    for line in [*_left_out(known, plan, folder), *_analysis_changes(known, plan)]:
+def tell(known: KnownPlan | None, leaving: Sequence[Leaving], plan: Plan, console: Console) -> None:
+    """Name what changes the report and is no edit of a trial: trials left out, another analysis.
+
+    And a single seed, which who wrote `--seeds 4` may have meant as a number of seeds.
+    """
+    analysis = _analysis_changes(known, plan) if known else ()
+    for line in [*_lone_seed(plan.spec.seeds), *map(_left_out, leaving), *analysis]:
         say(console, f"{plan.spec.name}: {line}")
 
 
-def _left_out(known: KnownPlan, plan: Plan, folder: ResultsFolder) -> Iterator[str]:
-    """Arms and seeds that are no longer planned, with their trials."""
+def _lone_seed(seeds: Sequence[int]) -> Iterator[str]:
+    """What a single seed is, and what as many seeds as its number are: 0 to the one before it."""
+    if len(seeds) == 1 and (seed := seeds[0]):
+        number = NUMBERS[seed] if seed < len(NUMBERS) else f"{seed:,}"
+        yield f"seed {seed} alone; " + (f"{number} seeds are 0-{seed - 1}" if seed > 1 else "one seed is 0")
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Trials of one arm that were planned and are no more."""
+
+    arm: str
+    seeds: tuple[int, ...]
+    finished: int
+    """With a result."""
+    others: int
+    """Without one, that failed or were evaluated: the report counts them as run."""
+    pairs: bool
+    """Whether the arm is still planned as it was, so that the seeds are missing from its pairs."""
+
+
+def leaving(known: KnownPlan | None, plan: Plan, folder: ResultsFolder) -> list[Leaving]:
+    """What the plan leaves out of the one before it, by arm."""
     planned = {(cell.arm, cell.seed) for cell in plan.cells}
     gone: dict[str, list[Mapping[str, Any]]] = {}
-    for cell in known.get("cells", ()):
+    for cell in (known or {}).get("cells", ()):
         if (cell["arm"], cell["seed"]) not in planned:
             gone.setdefault(cell["arm"], []).append(cell)
-    for arm, cells in gone.items():
-        seeds = ", ".join(str(cell["seed"]) for cell in cells[:12]) + (", ..." if len(cells) > 12 else "")
-        finished = sum(_finished(folder, cell) for cell in cells)
-        yield (
-            f"no longer planned: {arm}, seed {seeds} ({_trials(finished)}); "
-            "what there is stays in trials/ and leaves the report"
-        )
+    before, after = (known or {}).get("arms", {}), plan.to_dict()["arms"]
+    kept = {arm for arm in gone if arm in after and _same_arms({arm: before.get(arm, {})}, {arm: after[arm]})}
+    return [_leaving(arm, cells, folder, pairs=arm in kept) for arm, cells in gone.items()]
+
+
+def _leaving(arm: str, cells: Sequence[Mapping[str, Any]], folder: ResultsFolder, *, pairs: bool) -> Leaving:
+    finished = sum(_finished(folder, cell) for cell in cells)
+    ran = sum(came_to_something(folder.trials / cell["trial_id"]) for cell in cells)
+    seeds = tuple(cell["seed"] for cell in cells)
+    return Leaving(arm=arm, seeds=seeds, finished=finished, others=max(0, ran - finished), pairs=pairs)
+
+
+def _left_out(gone: Leaving) -> str:
+    seeds = ", ".join(map(str, gone.seeds[:12])) + (", ..." if len(gone.seeds) > 12 else "")
+    others = f", {gone.others} failed or evaluated" if gone.others else ""
+    lost = gone.pairs and gone.finished + gone.others
+    return (
+        f"no longer planned: {gone.arm}, seed {seeds} ({_trials(gone.finished)}{others}); "
+        "what there is stays in trials/ and leaves the report"
+        f"{', which is INVALID without seeds that ran' if lost else ''}"
+    )
 
 
 def _analysis_changes(known: KnownPlan, plan: Plan) -> Iterator[str]:

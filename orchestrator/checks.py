@@ -27,7 +27,10 @@ from orchestrator.tuning import LOCAL, import_quietly, lacking
 from trainables.config import DIGESTS, DistillConfig, InputError, unknown
 
 SERIAL = "serial"
-TEACHER_FIELDS = ("teacher", "model_name", "dataset", "train_file", "eval_file", "subset_size", "eval_size")
+TEACHER_FIELDS = (
+    "teacher", "model_name", "dataset", "train_file", "eval_file", "drop_last_step", "subset_size",
+    "eval_size",
+)  # fmt: skip
 """What a built-in teacher's training follows from, at most."""
 
 

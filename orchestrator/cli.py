@@ -49,7 +49,7 @@ def run(
     Args:
         storage: The folder that holds experiments; on a cluster, one that all nodes share.
         address: local: Ray on this machine; serial: no Ray, same results; auto or host:port: a Ray cluster.
-        yes: Agree to edits that set finished trials aside; without it you are asked.
+        yes: Agree to edits that set finished trials aside or leave them out; without it you are asked.
         json: Print JSON lines for machines on stdout: trials as they change, then a summary.
     """
     from orchestrator import machine
@@ -97,7 +97,8 @@ def plan(
 
     Args:
         storage: The folder that holds experiments: what is done there already is not counted again.
-        address: As for run; or a cluster.yaml, to plan for the cluster that it describes.
+        address: As for run; or a cluster.yaml, to plan for the cluster that it describes, of whose storage
+            nothing is known.
         json: Print one JSON object instead of the text.
     """
     from orchestrator import machine
@@ -250,7 +251,7 @@ def _main(arguments: list[str]) -> int:
         print(end="", flush=True)  # what cannot be written is told here, not when the interpreter exits
         return code
     except KeyboardInterrupt:
-        print("kvtune: ended before it was done; the same command goes on where it stopped.", file=sys.stderr)
+        print("kvtune: ended before it was done; run the same command again.", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

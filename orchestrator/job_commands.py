@@ -34,7 +34,7 @@ def submit(
         storage: A folder that all nodes of the cluster share, by its absolute path there.
         cpus: CPUs kept for the job's driver; with 0 it runs on the head and takes no trial's place.
         environment: A YAML file of Ray's runtime environment: env_vars, pip, uv, conda, image_uri.
-        yes: Agree to edits that set finished trials aside; nobody can ask you on the cluster.
+        yes: Agree to edits that set finished trials aside or leave them out; nobody can ask you there.
     """
     from analysis.sizes import size
     from orchestrator.cluster import connect

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.records import ResultsFolder
-from orchestrator import attempts, changes, closing, fence, provenance, sockets, trackers
+from orchestrator import attempts, capacity, changes, closing, fence, foresight, provenance, sockets, trackers
 from orchestrator.attempts import RESULTS
 from orchestrator.checks import (
     SERIAL,
@@ -91,7 +91,7 @@ def run(
     address: `local` starts Ray on this machine, `auto` or host:port joins a cluster (the storage must then be
     shared), `serial` runs the trials one after another without Ray, to the same bits.
     tell: is given the run's progress as plain values, for machines.
-    yes: agree to edits that set finished trials aside; without it the user is asked, or the run refused.
+    yes: agree that finished trials are set aside or left out; else the user is asked, or the run refused.
     Trials that completed or diverged are never run again. Raises InputError before anything is started; what
     happens to a trial afterwards is in the summary, never an exception.
     """
@@ -109,15 +109,17 @@ def run(
         missing = missing_cells(plan, folder)
         preflight(missing, objective, console)
         refuse_full_disk(missing, folder, objective)
-        changes.tell(known, plan, folder, console)
-        changes.agree(changes.edits(known, plan, folder), plan, yes=yes, console=console)
+        leaving = changes.leaving(known, plan, folder)
+        changes.tell(known, leaving, plan, console)
+        changes.agree(changes.edits(known, plan, folder), leaving, plan, yes=yes, console=console)
         if missing and len(missing) < len(plan.cells):
             provenance.tell_drift(folder.provenance, launch, lambda line: changes.say(console, line))
         with _locked(folder):
             _tell_what_runs(missing, plan, address, console)
             with _ray(address if missing else SERIAL, spec.resources, folder, console, ended) as driver:
-                if objective.distill == DISTILL:
+                if objective.distill == DISTILL and missing:
                     with reaching(address):
+                        _tell_remarks(plan, missing, address, driver, console)
                         check_devices(missing, spec.resources, driver.ask if driver else None)
                 launch["teachers"] = prepare(missing, objective, console)
                 with _writable(folder):
@@ -148,6 +150,15 @@ def _tell_what_runs(missing: Sequence[Cell], plan: Plan, address: str, console: 
         )
         line = f"{name}: {len(missing)} of {total} trials to run, {where}"
     changes.say(console, line)
+
+
+def _tell_remarks(
+    plan: Plan, missing: Sequence[Cell], address: str, driver: Driver | None, console: Console
+) -> None:
+    far = driver is not None and address != LOCAL
+    places = driver.ask(capacity.standing_nodes) if driver and far else [capacity.this_machine()]
+    for line in foresight.remarks(plan, missing, places):
+        changes.say(console, f"{plan.spec.name}: {line}")
 
 
 def _write_plan(plan: Plan, folder: ResultsFolder, history: list[dict[str, Any]]) -> None:

@@ -56,7 +56,7 @@ def lessons_of(
     missing: Sequence[Cell],
     spec: ExperimentSpec,
     storage: Path,
-    free: int,
+    free: float,
     jobs: dict[str, Job],
     attempt: Try,
 ) -> list[Lessons]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +31,7 @@ from orchestrator.checks import (
 )
 from orchestrator.child import Job, Objective
 from orchestrator.driver import driving, reaching
+from orchestrator.foresight import remarks
 from orchestrator.lessons import Lessons, lessons_of, try_lessons
 from orchestrator.probe import Cost, probe, probe_job
 from orchestrator.space import free_at
@@ -44,6 +46,7 @@ POWER = 0.8
 PARQUET_BYTES = 30
 """A row of metrics.parquet, compressed, at most."""
 REPORT_BYTES = 5_000_000
+HERE = "this machine"
 GROWN = " when it has grown"
 At = Callable[..., Any]
 """Calls a function where trials run, and gives its result."""
@@ -72,13 +75,14 @@ class Effect:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Everything that `kvtune plan` says, as plain numbers: seconds, bytes."""
+    """Everything that `kvtune plan` says, as plain numbers: seconds, bytes; None: not known here."""
 
     name: str
     plan_hash: str
-    folder: str
+    folder: str | None
+    """STORAGE/NAME; None where it lies on a cluster that nobody has started yet."""
     trials: int
-    done: int
+    done: int | None
     to_run: int
     steps: int
     steps_left: int
@@ -94,11 +98,13 @@ class Forecast:
     wall_s: float
     """From the start to the end of the last trial on these slots."""
     disk_bytes: Mapping[str, int]
-    free_bytes: int
+    free_bytes: int | None
     memory_bytes: int
-    """Of as many trials as run at once on one machine."""
-    machine_bytes: int
+    """Of as many trials as run at once on this machine; on a cluster of one."""
+    machine_bytes: int | None
     effect: Effect
+    remarks: tuple[str, ...]
+    """Checks that no result can pass, GPUs that nobody would use: a sentence each."""
 
     def to_dict(self) -> dict[str, Any]:
         """For strict JSON."""
@@ -122,24 +128,45 @@ def forecast(
     for line in sockets.moved(ray=address == LOCAL):
         changes.say(console, line)
     plan = make_plan(spec)
-    folder = results_folder(storage, spec)
-    plan = in_known_folders(plan, folder.trials)
-    known = changes.known_plan(folder, plan)
-    missing = missing_cells(plan, folder)
-    with _reached(address, spec, console) as (places, growth, where, at):
-        refuse_unplaceable(spec, places, growth)
-        preflight(missing, objective, console)
-        changes.show(changes.edits(known, plan, folder), plan, console)
-        changes.tell(known, plan, folder, console)
-        prepare(missing, objective, console)
-        jobs = {cell.arm: probe_job(cell, spec.resources, objective) for cell in reversed(missing)}
-        costs, start_s = _probe_arms(jobs, missing, at)
-        free = free_at(folder.path)
-        lessons: list[Lessons] = []
-        if objective.distill == child.Objective.distill:
-            lessons = lessons_of(missing, spec, folder.path.parent, free, jobs, partial(at, try_lessons))
-    count = 1 if address == SERIAL else max(1, capacity.slots(spec.resources, places, growth))
-    return _add_up(plan, folder, missing, _with_lessons(costs, lessons), lessons, count, where, start_s)
+    told: list[str] = []
+    lessons: list[Lessons] = []
+    with _folder(storage, address, spec) as folder:
+        plan = in_known_folders(plan, folder.trials)
+        known = changes.known_plan(folder, plan)
+        missing = missing_cells(plan, folder)
+        with _reached(address, spec, console) as (places, growth, where, at):
+            refuse_unplaceable(spec, places, growth)
+            preflight(missing, objective, console)
+            changes.tell(known, changes.leaving(known, plan, folder), plan, console)
+            changes.show(changes.edits(known, plan, folder), plan, console)
+            prepare(missing, objective, console)
+            jobs = {cell.arm: probe_job(cell, spec.resources, objective) for cell in reversed(missing)}
+            costs, start_s = _probe_arms(jobs, missing, at)
+            if objective.distill == child.Objective.distill and missing:
+                storage, free = folder.path.parent, math.inf if _is_file(address) else free_at(folder.path)
+                lessons = lessons_of(missing, spec, storage, free, jobs, partial(at, try_lessons))
+                there = [capacity.this_machine()] if where == HERE else [*places, *growth.types]
+                told += remarks(plan, missing, there)
+        count = 1 if address == SERIAL else max(1, capacity.slots(spec.resources, places, growth))
+        costs = _with_lessons(costs, lessons)
+        found = _add_up(plan, folder, missing, costs, lessons, count, where, start_s)
+    found = replace(found, remarks=tuple(told))
+    return replace(found, folder=None, done=None, free_bytes=None) if _is_file(address) else found
+
+
+def _is_file(address: str) -> bool:
+    """Whether the address is a cluster.yaml, of a cluster that is not there yet."""
+    return address.endswith((".yaml", ".yml"))
+
+
+@contextmanager
+def _folder(storage: str | Path, address: str, spec: ExperimentSpec) -> Iterator[ResultsFolder]:
+    """STORAGE/NAME; an empty one where the storage is that of a cluster.yaml: nothing is known of it here."""
+    if not _is_file(address):
+        yield results_folder(storage, spec)
+        return
+    with tempfile.TemporaryDirectory(prefix="kvtune-plan-") as place:
+        yield results_folder(place, spec)
 
 
 def refuse_unplaceable(spec: ExperimentSpec, places: Sequence[Place], growth: Growth) -> None:
@@ -155,7 +182,7 @@ Reached = tuple[Sequence[Place], Growth, str, At]
 @contextmanager
 def _reached(address: str, spec: ExperimentSpec, console: Console) -> Iterator[Reached]:
     """Where the trials may go, and a way to probe one there."""
-    if address.endswith((".yaml", ".yml")):
+    if _is_file(address):
         places, growth = capacity.cluster_file(address)
         yield places, growth, f"the cluster of {address}{GROWN}", _here
         return
@@ -163,7 +190,7 @@ def _reached(address: str, spec: ExperimentSpec, console: Console) -> Iterator[R
     told = spec.resources.gpus or spec.resources.memory_gib
     if address == SERIAL or (address == LOCAL and not told):
         here = Place("this machine", {"CPU": float(cpus()), "GPU": MOST, "memory": math.inf})
-        yield [here], Growth(), "this machine", _here
+        yield [here], Growth(), HERE, _here
         return
     with (
         closing.noting_signals() as ended,
@@ -171,7 +198,7 @@ def _reached(address: str, spec: ExperimentSpec, console: Console) -> Iterator[R
         driving(address, spec.resources, console.print, ended) as driver,
     ):
         growth = Growth() if address == LOCAL else driver.ask(capacity.growth_here)
-        where = "this machine" if address == LOCAL else "the cluster" + GROWN * bool(growth.types)
+        where = HERE if address == LOCAL else "the cluster" + GROWN * bool(growth.types)
         yield driver.ask(capacity.standing_nodes), growth, where, partial(driver.ask, _on_ray)
 
 
@@ -222,7 +249,7 @@ def _add_up(
     seconds = [costs[cell.arm].trial_s(cell.config, left[cell.trial_id]) for cell in missing]
     disk = _disk(plan, missing, costs, lessons, steps)
     lessons_s = sum(found.make_s for found in lessons)
-    at_once = min(slots, len(missing)) if where == "this machine" else 1
+    at_once = min(slots, len(missing)) if where == HERE else 1
     return Forecast(
         name=plan.spec.name,
         plan_hash=plan.to_dict()["plan_hash"],
@@ -242,15 +269,16 @@ def _add_up(
         disk_bytes=disk,
         free_bytes=free_at(folder.path),
         memory_bytes=at_once * max((cost.peak_bytes for cost in costs.values()), default=0),
-        machine_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        machine_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if where == HERE else None,
         effect=effect_of(plan, folder),
+        remarks=(),
     )
 
 
 def refuse_full_disk(found: Forecast) -> None:
-    """Raise InputError where the run would fill the disk."""
+    """Raise InputError where the run would fill the disk, if it is known how much is free there."""
     needed = found.disk_bytes["all"]
-    if needed > found.free_bytes:
+    if found.free_bytes is not None and needed > found.free_bytes:
         raise InputError(
             f"--storage: the run will write {size(needed)} and {size(found.free_bytes)} are free at "
             f"{found.folder}: choose another --storage, free some, or lower base.save_total_limit."

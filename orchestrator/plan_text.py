@@ -22,7 +22,7 @@ def print_forecast(found: Forecast, console: Console) -> None:
         console.print(_table(found))
         for line in _totals(found):
             say(console, line)
-    for line in effect_lines(found.effect):
+    for line in (*effect_lines(found.effect), *found.remarks):
         say(console, line)
 
 
@@ -46,9 +46,21 @@ def _totals(found: Forecast) -> Iterator[str]:
     )
     disk = found.disk_bytes
     kinds = ", ".join(f"{kind} {size(amount)}" for kind, amount in disk.items() if kind != "all")
-    yield f"disk: {size(disk['all'])} ({kinds}); {size(found.free_bytes)} free at {found.folder}"
+    there = "" if found.free_bytes is None else f"; {size(found.free_bytes)} free at {found.folder}"
+    yield f"disk: {size(disk['all'])} ({kinds}){there}"
+    yield _memory(found)
+    if found.folder is None:
+        yield (
+            "not known here: what the cluster's storage holds (no trial counts as done) and has free, its "
+            "nodes' memory and speed: the steps were timed on this machine"
+        )
+
+
+def _memory(found: Forecast) -> str:
+    if found.machine_bytes is None:
+        return f"memory: {size(found.memory_bytes)} for one trial; what a node has is not compared with it"
     short = found.memory_bytes > found.machine_bytes
-    yield (
+    return (
         f"memory: {size(found.memory_bytes)} for the trials that run at once on a machine, this one has "
         f"{size(found.machine_bytes)}"
         + (": raise resources.cpus, so that fewer run at once" if short else "")

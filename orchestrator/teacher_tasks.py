@@ -99,7 +99,7 @@ class _Work:
     tell: Tell
 
 
-def bytes_of(budget: Budget, free: int) -> float:
+def bytes_of(budget: Budget, free: float) -> float:
     """What one launch may write."""
     if budget == "off":
         return 0.0

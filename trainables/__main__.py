@@ -13,9 +13,11 @@ from trainables.config import DistillConfig, InputError
 from trainables.flags import fail, parse
 from trainables.pipes import until_unread
 
+INTERRUPTED = 130
+
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m trainables") -> int:
-    """Parse, train, print the log and where the result lies; 0 completed, 1 diverged, 2 bad input."""
+    """Parse, train, print the log and the folder; 0 completed, 1 diverged, 2 bad input, 130 Ctrl-C."""
     return until_unread(lambda: _main(sys.argv[1:] if argv is None else argv, prog))
 
 
@@ -61,12 +63,26 @@ def _train(config: DistillConfig) -> int:
     present_device(config.device)
     check(config)
     _make(config.output_dir)
-    prepare(config, print)
-    result = distill(config, report=lambda row: None, resume_from=folder.newest_checkpoint())
+    try:
+        prepare(config, print)
+        result = distill(config, report=lambda row: None, resume_from=folder.newest_checkpoint())
+    except KeyboardInterrupt:
+        print(f"ended before it was done; {_way_on(folder.newest_checkpoint(), config)}", file=sys.stderr)
+        return INTERRUPTED
     print(
         f"{result['status']} after {result['completed_steps']} steps; the record lies in {config.output_dir}"
     )
     return 0 if result["status"] == "completed" else 1
+
+
+def _way_on(checkpoint: str | None, config: DistillConfig) -> str:
+    """From where the same command trains again."""
+    if checkpoint is None:
+        every = f"one is written every --save_steps {config.save_steps}"
+        return f"no checkpoint is there yet ({every}), so the same command begins at step 1."
+    name = Path(checkpoint).name
+    step = name.rpartition("-")[2]
+    return f"the same command goes on from {name}, step {step}; steps after it are computed again."
 
 
 def _make(folder: str) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,10 @@ Progress = Callable[[str], None]
 PACKAGED = Path(__file__).parent / "assets" / "tiny-teacher"
 REQUIRED_ACCURACY = {"arithmetic": 0.95}
 """Exact match on held-out problems below which a run stops; GSM8K has none: no model this small solves it."""
+
+
+FIRST_TOLD, TOLD_EVERY = 5, 50
+"""Training steps after which the loss and the time left are told."""
 
 
 class Card(TypedDict):
@@ -180,7 +185,7 @@ def train_teacher(schooling: Schooling, folder: Path, progress: Progress) -> Non
     )
     reader = Reader(lm, "--teacher_name")
     progress(
-        f"training tiny-teacher once for {schooling.dataset}: "
+        f"training tiny-teacher once for {schooling.dataset}, which takes minutes and is kept in {folder}: "
         f"{recipe.steps} steps of {recipe.batch_size} rows"
     )
     _fit(reader, encode(schooling.train, schooling.vocabulary), schooling, recipe, progress)
@@ -214,7 +219,7 @@ def _fit(
             1.0, (step + 1) / recipe.warmup_steps, (recipe.steps - step) / (recipe.steps - falls_from)
         ),
     )
-    step, epoch = 0, 0
+    step, epoch, began = 0, 0, time.monotonic()
     while step < recipe.steps:
         for index in batches(len(rows), recipe.batch_size, recipe.seed, epoch)[: recipe.steps - step]:
             batch = collate([rows[i] for i in index], schooling.vocabulary.pad_token_id)
@@ -225,9 +230,15 @@ def _fit(
             optimizer.step()
             schedule.step()
             step += 1
-            if step % 50 == 0:
-                progress(f"  teacher step {step}/{recipe.steps}: CE={per_row.mean():.4f}")
+            if step == FIRST_TOLD or step % TOLD_EVERY == 0:
+                left = (time.monotonic() - began) / step * (recipe.steps - step)
+                said = f"CE={per_row.mean():.4f}, {_span(left)} left"
+                progress(f"  teacher step {step}/{recipe.steps}: {said}")
         epoch += 1
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 @torch.no_grad()

@@ -49,6 +49,11 @@ def present_device(name: str) -> torch.device:
     return device
 
 
+def gpus_here() -> int:
+    """GPUs of this machine that torch can compute on."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Copy without waiting for the device; what computes with the copy is queued behind it there."""
     if device.type == "cuda" and x.device.type == "cpu":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,7 +82,9 @@ class _Run:
                 resume_from, self.distillation, self.optimizer, self.config.hash()
             )
             self.before_s = self.progress.wall_s
-            log.info("resumed from %s at step %d of %d", resume_from, self.progress.step, self.planned_steps)
+            step, last = self.progress.step, self.planned_steps
+            known = f"goes on from {Path(resume_from).name}, step {step} of {last}"
+            log.info("%s; steps after it are computed again", known)
         self.resumed_from = self.progress.step if resume_from else None
         self.folder.cut_metrics(self.progress.step, self.planned_steps)
         self.folder.drop_checkpoints_after(self.progress.step)
@@ -295,13 +298,19 @@ def rate_factor(config: DistillConfig, step: int, steps: int) -> float:
 
 
 def _init_hash(trial: Trial) -> str:
-    """Sixteen hex digits over all initial weights that arms share: student, latent and hidden projection."""
-    shared = torch.nn.ModuleDict({"student": trial.distillation.student})
-    for name in ("latent", "hidden_projector"):
-        module = getattr(trial.distillation, name)
-        if module is not None:
-            shared[name] = module
-    return weights_hash(shared)
+    """`all:HASH student:HASH ..`: sixteen hex digits over the initial weights of each module, and of all.
+
+    Student, latent projection and hidden projector, whichever there are: arms are compared in those that both
+    have. A projector into another teacher's width is another module.
+    """
+    own = trial.distillation
+    parts = {"student": own.student, "latent": own.latent, "hidden_projector": own.hidden_projector}
+    modules = {name: part for name, part in parts.items() if part is not None}
+    hashes = {"all": weights_hash(torch.nn.ModuleDict(modules))}
+    for name, part in modules.items():
+        into = f"_{own.hidden_projector.weight.shape[1]}" if part is own.hidden_projector else ""
+        hashes[name + into] = weights_hash(part)
+    return " ".join(f"{name}:{digest}" for name, digest in hashes.items())
 
 
 def versions() -> dict[str, str]:

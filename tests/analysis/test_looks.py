@@ -1,13 +1,16 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import compare, load
 from analysis.plan import Earlier, ResultsError, read_plan
 from analysis.results import analyse
+from orchestrator import attempts
 from tests.analysis.fakes import FakeExperiment, loaded
 from tests.analysis.questions import judged, plan_of
+from trainables.trial_folder import TrialFolder
 
 FLAT = [2.0, 2.1, 1.9, 2.05, 1.95, 2.2, 1.8, 2.0, 2.1, 1.9, 2.0, 2.05]
 BETTER = [value - 0.5 - 0.01 * (place % 4) for place, value in enumerate(FLAT)]
@@ -179,6 +182,60 @@ def test_a_failed_seed_that_was_replaced_by_a_fresh_one_makes_the_contrast_inval
     assert without_folders.verdict == ran.verdict == "INVALID"
     assert never_ran.verdict == "SUPERIOR"
     assert "seeds 99 ran and are planned no more: a seed is never replaced" in ran.sentence
+
+
+@pytest.mark.parametrize(
+    ("ends", "rows", "counts"),
+    [
+        (["cancelled"], [], False),
+        (["preempted", None], [], False),
+        (["crashed", "cancelled"], ["train", "train"], False),
+        (["cancelled"], ["train", "eval", "train"], True),
+        (["crashed"], [], True),
+        (["timeout"], ["train"], True),
+        (["completed"], ["train", "eval"], True),
+    ],
+)
+def test_an_attempt_without_an_evaluation_is_no_result_that_was_left_out(tmp_path, ends, rows, counts):
+    fake = FakeExperiment()
+    fake.plan_changes = history_of(fake, range(9), looked=False)
+    folder = fake.write(tmp_path)
+    trial = TrialFolder(folder / "trials" / "flat-seed8-0a1b2c3d4e5f")
+    trial.path.mkdir(parents=True)
+    for status in ends:
+        number = attempts.start(trial.path, None)
+        if status:
+            attempts.end(trial.path, number, status, "for a reason")
+    for step, split in enumerate(rows):
+        trial.append_metrics({"step": step, "split": split, "metrics": {"eval_ce": float("nan")}})
+
+    found = compare(load(folder), treatment="structured")
+
+    assert (found.verdict == "INVALID") == counts
+
+
+def test_a_seed_that_ran_in_other_arms_alone_is_none_of_a_contrasts(tmp_path):
+    fake = FakeExperiment()
+    fake.plan_changes = history_of(fake, range(9), looked=False)
+    folder = fake.write(tmp_path)
+    for name in ("other-seed8-0a1b2c3d4e5f", "flat-seed8-x-seed0-0a1b2c3d4e5f", "flat-seed80-0a1b2c3d4e5f"):
+        (folder / "trials" / name).mkdir(parents=True)
+
+    assert compare(load(folder), treatment="structured").verdict == "SUPERIOR"
+
+
+def test_a_lost_run_of_a_seed_that_is_not_planned_is_not_told_as_one_that_ran(tmp_path):
+    folder = FakeExperiment(seeds=range(9), statuses={("structured", 8): "cancelled"}).write(tmp_path)
+    (folder / "plan.json").write_text(json.dumps(FakeExperiment().plan()))
+    for name in ("runs", "metrics"):
+        table = pd.read_parquet(folder / f"{name}.parquet")
+        lost = table["trial_id"].str.contains("-seed8-")
+        kept = ~lost | (table["trial_id"].str.startswith("structured") & (name == "runs"))
+        table[kept].to_parquet(folder / f"{name}.parquet")
+
+    gates = {gate.name: gate for gate in compare(load(folder), treatment="structured").gates}
+
+    assert gates["no seed that ran was left out"].detail == "all are planned"
 
 
 def test_a_failed_run_of_a_seed_that_is_not_planned_is_noticed_in_the_table(tmp_path):

@@ -8,6 +8,7 @@ from analysis import compare
 from analysis.endpoints import endpoint_of
 from analysis.pairing import outcomes
 from analysis.records import ADMINISTRATIVE, FAILURES
+from analysis.validity import _equal_within_pairs
 from tests.analysis.fakes import PLANNED, FakeExperiment, compared, loaded
 
 EVERY_CELL = [(arm, seed) for arm in ("flat", "structured") for seed in range(8)]
@@ -248,6 +249,61 @@ def test_a_hash_that_was_not_recorded_is_said_to_be_unchecked():
     unchecked = [gate for gate in comparison.gates if gate.status == "not checked"]
     assert [gate.detail for gate in unchecked] == ["init_hash is not recorded for 8 pairs"]
     assert comparison.verdict == "SUPERIOR"
+
+
+def by_module(**modules: str) -> str:
+    """init_hash as a trial writes it, from one hex digit a module."""
+    hashes = {"all": "".join(modules.values())[:1] * 16} | {name: x * 16 for name, x in modules.items()}
+    return " ".join(f"{name}:{digest}" for name, digest in hashes.items())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "detail"),
+    [
+        (by_module(student="1", latent="2"), by_module(student="1", latent="2"), "init_hash, 1 pairs"),
+        (
+            by_module(student="1", latent="2"),
+            by_module(student="1", latent="2", hidden_projector_64="3"),
+            "init_hash of latent, student, 1 pairs",
+        ),
+        (by_module(student="1"), by_module(latent="4", student="1"), "init_hash of student, 1 pairs"),
+        ("1" * 16, by_module(student="1", latent="2"), "init_hash, 1 pairs"),
+        ("of one's own", "of one's own", "init_hash, 1 pairs"),
+    ],
+)
+def test_first_weights_are_compared_in_the_modules_that_both_arms_have(ours, theirs, detail):
+    gate = weights_gate(ours, theirs)
+
+    assert (gate.status, gate.detail) == ("passed", detail)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "what"),
+    [
+        (
+            by_module(student="1", latent="2"),
+            by_module(student="1", latent="3"),
+            "init_hash of latent differs",
+        ),
+        (by_module(student="1", latent="2"), by_module(student="4"), "init_hash of student differs"),
+        ("5" * 16, by_module(student="1", latent="2"), "init_hash differs"),
+        ("5" * 16, "6" * 16, "init_hash differs"),
+        ("a:1", "b:1", "init_hash differs"),
+        (1, 2, "init_hash differs"),
+    ],
+)
+def test_first_weights_that_differ_in_a_shared_module_are_no_pair(ours, theirs, what):
+    gate = weights_gate(ours, theirs)
+
+    assert gate.status == "failed"
+    assert gate.detail.startswith(f"{what} for seeds 7 (seed 7: ")
+
+
+def weights_gate(ours, theirs):
+    rows = pd.DataFrame(
+        {"seed": [7], "kind": ["paired"], "treatment_init_hash": [ours], "baseline_init_hash": [theirs]}
+    )
+    return _equal_within_pairs(rows, "init_hash")
 
 
 def test_a_run_that_stopped_early_may_have_seen_fewer_tokens():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,8 +15,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from analysis import compare, load
+from orchestrator import attempts, changes, launch
+from orchestrator.child import Job
 from orchestrator.launch import Summary, run
 from orchestrator.spec import spec_from
+from orchestrator.trials import make_plan
 from tests.fakes import FAKE, experiment
 from tests.orchestrator.test_run import pids, run_serially, table
 from trainables.config import DistillConfig, InputError
@@ -217,12 +222,124 @@ def test_trials_that_are_no_longer_planned_are_named_and_kept(place: Path) -> No
     run_serially(place, arms=arms)
     before = files_of(place / "fake" / "trials")
 
-    told = told_by(place, seeds=[0])
+    told = told_by(place, seeds=[0], yes=True)
 
-    assert "no longer planned: four, seed 0, 1 (2 finished trials)" in told
+    assert (
+        "no longer planned: four, seed 0, 1 (2 finished trials); what there is stays in trials/ and" in told
+    )
     assert "no longer planned: flat, seed 1 (1 finished trial)" in told
+    assert told.count("leaves the report, which is INVALID without seeds that ran\n") == 2, (
+        "not of four's arm"
+    )
     assert "nothing to run" in told
     assert files_of(place / "fake" / "trials") == before
+
+
+THREE = {"arms": {**experiment()["arms"], "four": {"target_len": 4}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        ({"seeds": [0], **THREE}, "3 finished trials"),
+        ({"seeds": [4], **THREE}, "6 finished trials"),
+        ({}, "2 finished trials"),
+    ],
+)
+def test_finished_trials_leave_the_plan_only_where_that_is_agreed_to(
+    place: Path, change: dict[str, Any], lost: str
+) -> None:
+    run_serially(place, **THREE)
+    before = files_of(place)
+
+    told = told_by(place, **change)
+
+    assert f"refused: {lost} would leave the plan, and nothing was run: say --yes to go on, plan them" in told
+    assert files_of(place) == before
+    assert "trials to run" in (again := told_by(place, yes=True, **change)) or "nothing to run" in again
+
+
+@pytest.mark.parametrize(("answer", "seeds"), [("y", [0]), ("n", [0, 1])])
+def test_on_a_terminal_the_user_is_asked_whether_finished_trials_may_leave(
+    place: Path, monkeypatch: pytest.MonkeyPatch, answer: str, seeds: list[int]
+) -> None:
+    run_serially(place)
+    typed = io.StringIO(f"{answer}\n")
+    monkeypatch.setattr(typed, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", typed)
+
+    told = told_by(place, answer=answer, seeds=[0])
+
+    assert "Go on? [y/N]" in told
+    assert json.loads((place / "fake" / "plan.json").read_text())["seeds"] == seeds
+
+
+def test_trials_that_failed_or_were_evaluated_are_asked_about_too(place: Path) -> None:
+    run_serially(place, base={**experiment()["base"], "lr": 3e-3})
+
+    told = told_by(place, base={**experiment()["base"], "lr": 3e-3}, seeds=[0])
+
+    assert "flat, seed 1 (0 finished trials, 1 failed or evaluated)" in told
+    assert "refused: 2 trials that ran would leave the plan" in told
+
+
+def test_an_attempt_that_came_to_nothing_is_neither_asked_about_nor_a_result_left_out(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    six = list(range(6))
+    before = compare(load(run_serially(place, seeds=six).folder), treatment="structured")
+    with monkeypatch.context() as patched:
+        patched.setattr(launch, "run_trial", end_at_once)
+        ended = run_serially(place, seeds=[6], yes=True)
+
+    told = told_by(place, seeds=six)
+
+    assert [trial.status for trial in ended.trials] == ["cancelled", "not_run"]
+    assert "refused" not in told
+    kept, left = plan_of(ended)["history"]
+    assert (kept["ran"], left["seeds"], left["ran"]) == ({"flat": six, "structured": six}, [6], {})
+    for _ in ("here", "fetched from a cluster without its trials"):
+        after = compare(load(place / "fake"), treatment="structured")
+        assert (after.verdict, after.findings) == (before.verdict, ())
+        shutil.rmtree(place / "fake" / "trials", ignore_errors=True)
+
+
+def test_a_seed_that_ran_is_missed_even_when_its_folders_are_deleted(place: Path) -> None:
+    folder = run_serially(place, seeds=[0, 1, 2]).folder
+    run_serially(place, yes=True)
+    for trial in folder.glob("trials/*-seed2-*"):
+        shutil.rmtree(trial)
+
+    found = compare(load(folder), treatment="structured")
+
+    assert found.verdict == "INVALID"
+    assert "seeds 2 ran and are planned no more" in found.sentence
+
+
+def end_at_once(job: Job, on_row: object) -> None:
+    """A Ctrl-C between the start of an attempt and its first step."""
+    Path(job.folder).mkdir(parents=True)
+    attempts.start(Path(job.folder), None)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ([4], "seed 4 alone; four seeds are 0-3"),
+        ([1], "seed 1 alone; one seed is 0"),
+        ([12], "seed 12 alone; 12 seeds are 0-11"),
+        ([0], None),
+        ([4, 5], None),
+    ],
+)
+def test_a_single_seed_is_told_from_a_number_of_seeds(seeds: list[int], said: str | None) -> None:
+    console = Console(file=io.StringIO(), width=200)
+
+    changes.tell(None, [], make_plan(spec_from(experiment(seeds=seeds), "test")), console)
+
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == (f"fake: {said}\n" if said else "")
 
 
 def test_another_analysis_is_told_and_runs_nothing(place: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 from rich.console import Console
 
 from analysis.power import detectable_dz
@@ -22,6 +23,7 @@ from orchestrator.plan_text import effect_lines, print_forecast
 from orchestrator.spec import load_spec, spec_from
 from tests.analysis.questions import judged
 from tests.fakes import EVAL, FAKE, PACED, SAVE, STEP, experiment
+from tests.orchestrator.test_capacity import CLUSTER
 from tests.orchestrator.test_cli import answer
 from tests.orchestrator.test_run import arms, run_serially
 from trainables.config import InputError
@@ -130,6 +132,39 @@ def test_a_disk_that_the_run_would_fill_is_refused(place: Path, monkeypatch: pyt
     ):
         run(spec_from(experiment(), "test"), storage=place, address="serial", objective=weighed)
     assert not (place / "fake").exists()
+
+
+def test_a_plan_for_a_cluster_file_counts_nothing_of_this_machine(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_serially(place)
+    (place / "cluster.yaml").write_text(yaml.safe_dump(CLUSTER, sort_keys=False))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage())
+    console = Console(file=io.StringIO(), width=200)
+    edited = spec_from(experiment(**whole(seeds=[1])), "test")
+
+    found = forecast(
+        edited, storage=place, address=str(place / "cluster.yaml"), objective=PACED, console=console
+    )
+
+    refuse_full_disk(found)
+    told = text_of(found)
+    assert (found.done, found.folder, found.free_bytes, found.machine_bytes) == (None, None, None, None)
+    assert (found.to_run, found.steps_left, found.effect.known) == (2, 200, ())
+    assert told.startswith("fake: 2 trials, 2 to run: 200 of 200 steps\n")
+    assert (
+        "\nnot known here: what the cluster's storage holds (no trial counts as done) and has free, " in told
+    )
+    assert not any(words in told for words in (" free at ", "this one has", str(place / "fake")))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "fake: seed 1 alone; one seed is 0\n"
+
+
+def test_a_folder_of_somebody_elses_is_none_of_a_cluster_files_business(place: Path) -> None:
+    (place / "cluster.yaml").write_text(yaml.safe_dump(CLUSTER, sort_keys=False))
+    (place / "fake").write_text("no folder")
+
+    assert forecast_of(place, address=str(place / "cluster.yaml"), **whole()).to_run == 4
 
 
 def test_trials_are_taken_in_order_by_the_slot_that_is_free_first() -> None:

@@ -88,6 +88,15 @@ def test_finished_trials_of_a_grid_whose_folders_an_earlier_version_named_are_no
     assert (more.started, more.exit_code, more.counts["completed"]) == (4, 0, 12)
 
 
+def test_a_teacher_is_made_ready_for_every_arms_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr("tests.fakes.ready", lambda config, progress: asked.append(config.drop_last_step))
+
+    run_serially(place, arms={"flat": FLAT, "short": {**FLAT, "drop_last_step": True}}, seeds=[0])
+
+    assert asked == [False, True]
+
+
 def test_every_trial_has_a_process_of_its_own_and_inherits_nothing(place: Path) -> None:
     summary = run_serially(place)
 
@@ -255,7 +264,7 @@ def test_a_storage_without_locks_and_a_folder_that_is_deleted_meanwhile_are_no_t
         shutil.rmtree(place / "fake")
 
     monkeypatch.setattr("orchestrator.launch.closing.close", deleted)
-    summary = run_serially(place, seeds=[5])
+    summary = run_serially(place, seeds=[5], yes=True)
 
     assert summary.exit_code == 1
     assert {trial.status for trial in summary.trials} == {"not_run"}

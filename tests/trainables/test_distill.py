@@ -10,7 +10,7 @@ import pytest
 from tests.trainables.conftest import small
 from trainables.__main__ import main
 from trainables.config import DistillConfig, InputError
-from trainables.distill import distill, planned_steps, rate_factor
+from trainables.distill import _Run, distill, planned_steps, rate_factor
 from trainables.trial_folder import TrialFolder, is_intact
 
 STEPS = 6
@@ -235,6 +235,37 @@ def test_kvtune_train_sets_a_changed_record_aside_and_trains_to_the_same_bits(
     assert metrics(tmp_path / "trial") == before
     assert main(flags) == 0
     assert "holds this trial already" in capsys.readouterr().out
+
+
+def test_kvtune_train_says_from_which_checkpoint_it_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [*TRIAL, "--max_steps", "4", "--save_steps", "2", "--output_dir", str(tmp_path / "trial")]
+    step = _Run._step
+    for hurt, told in (
+        (
+            2,
+            "no checkpoint is there yet (one is written every --save_steps 2), so the same command begins at",
+        ),
+        (4, "the same command goes on from checkpoint-2, step 2; steps after it are computed again."),
+    ):
+        monkeypatch.setattr(
+            _Run, "_step", lambda run, at, index, hurt=hurt: _until(hurt, at) or step(run, at, index)
+        )
+        assert main(flags) == 130
+        assert f"ended before it was done; {told}" in capsys.readouterr().err
+
+    monkeypatch.setattr(_Run, "_step", step)
+    assert main(flags) == 0
+
+    *_, said = (tmp_path / "trial" / "train.log").read_text().partition("goes on from ")
+    assert said.startswith("checkpoint-2, step 2 of 4; steps after it are computed again\nStep 3: ")
+
+
+def _until(hurt: int, step: int) -> None:
+    """Ctrl-C in this step."""
+    if step == hurt:
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"[1]", b"\xff", b'{"lr": 1e400}'])

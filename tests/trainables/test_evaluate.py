@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,18 @@ from tests.ragged import ragged_fields
 from tests.trainables.conftest import small
 from trainables.assemble import Trial, assemble
 from trainables.batches import collate
-from trainables.builtin_teacher import Schooling, load_builtin_teacher, solve_rate
+from trainables.builtin_teacher import (
+    RECIPES,
+    Recipe,
+    Schooling,
+    load_builtin_teacher,
+    solve_rate,
+    train_teacher,
+)
 from trainables.data import load_examples
 from trainables.evaluate import evaluate, probe_r2, target_state, unbiased_cka
 from trainables.kv_cache import KVCache
+from trainables.models import Size
 from trainables.reading import read_whole
 
 
@@ -125,3 +134,20 @@ def test_the_packaged_teacher_solves_problems_it_never_saw() -> None:
     schooling = Schooling.of(config, load_examples(config))
 
     assert solve_rate(load_builtin_teacher(schooling), schooling, schooling.held_out) >= 0.95
+
+
+def test_the_time_that_is_left_is_told_while_a_teacher_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = Size(layers=1, width=16, heads=2, kv_heads=2)
+    recipe = Recipe(size=size, steps=60, batch_size=2, lr=1e-3, warmup_steps=1)
+    monkeypatch.setitem(RECIPES, "arithmetic", recipe)
+    config = small(eval_size=2)
+    told: list[str] = []
+
+    train_teacher(Schooling.of(config, load_examples(config)), tmp_path / "teacher", told.append)
+
+    begins, *steps = told
+    assert begins.startswith("training tiny-teacher once for arithmetic, which takes minutes and is kept in ")
+    assert [line.split(":")[0] for line in steps] == ["  teacher step 5/60", "  teacher step 50/60"]
+    assert all(re.search(r"CE=\d\.\d{4}, \d+ s left$", line) for line in steps)

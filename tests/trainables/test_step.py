@@ -111,8 +111,34 @@ def test_both_modes_start_from_the_same_weights_and_the_same_function(student: s
     )
 
 
+def hashes_of(trial: Trial) -> dict[str, str]:
+    return dict(part.split(":") for part in _init_hash(trial).split())
+
+
+@pytest.mark.parametrize(
+    ("change", "shared"),
+    [
+        ({"kv_weight": 0.0, "codi_weight": 0.0}, {"student", "latent"}),
+        ({"student": "same_sequence", "kv_weight": 0.0, "codi_weight": 0.0}, {"student"}),
+        ({"student": "same_sequence"}, {"student", "hidden_projector_64"}),
+        ({"teacher_name": "self"}, {"student", "latent"}),
+        ({"kv_method": "random"}, {"all", "student", "latent", "hidden_projector_64"}),
+    ],
+)
+def test_an_arm_without_a_module_starts_from_the_same_weights_in_all_others(
+    trial_of: TrialOf, change: dict[str, Any], shared: set[str]
+) -> None:
+    ours, theirs = hashes_of(trial_of(**change)), hashes_of(trial_of())
+
+    assert {name for name in ours.keys() & theirs.keys() if ours[name] == theirs[name]} == shared
+    assert ours.keys() - {"all"} == shared - {"all"}
+
+
 def test_another_seed_starts_from_other_weights(trial_of: TrialOf) -> None:
-    assert _init_hash(trial_of()) != _init_hash(trial_of(seed=1))
+    ours, theirs = hashes_of(trial_of()), hashes_of(trial_of(seed=1))
+
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name] != theirs[name] for name in ours)
 
 
 def test_the_losses_add_up_with_their_weights(trial_of: TrialOf) -> None:
