@@ -125,9 +125,10 @@ def _plan(
 ) -> dict[str, Any]:
     """The grid of arms and seeds: as the mapping plans it, else as found."""
     arms, question = list(dict.fromkeys(runs.ends["arm"])), meaning.analysis
-    for asked_by, asked in (("baseline", [question.baseline]), ("treatments", question.treatments or [])):
-        if strange := [arm for arm in asked if arm not in arms]:
-            raise unknown(f"mapping: analysis.{asked_by}: arm", strange[0], arms)
+    baseline = _spelled("baseline", question.baseline, arms)
+    treatments = [_spelled("treatments", arm, arms) for arm in question.treatments or arms]
+    if arms == [baseline]:
+        raise ResultsError(f"all runs are of arm {baseline!r}: name the files of another arm, too.")
     plan = {
         "name": name,
         "arms": {arm: {} for arm in arms},
@@ -145,13 +146,9 @@ def _plan(
             for seed in runs.seeds
             for arm in arms
         ],
-        "contrasts": [
-            {"treatment": arm, "baseline": question.baseline}
-            for arm in question.treatments or arms
-            if arm != question.baseline
-        ],
+        "contrasts": [{"treatment": arm, "baseline": baseline} for arm in treatments if arm != baseline],
         "analysis": {
-            "baseline": question.baseline,
+            "baseline": baseline,
             "primary": {**_primary(meaning), "margin": question.margin, "sesoi": question.sesoi},
             "secondary": question.secondary,
             "alpha": question.alpha,
@@ -179,6 +176,15 @@ def _plan(
     return {"name": name, "plan_hash": digest, **plan}
 
 
+def _spelled(asked_by: str, asked: str, arms: Sequence[str]) -> str:
+    """An arm as the records have it: Ray writes true and null, where YAML gives True and None."""
+    json = {"True": "true", "False": "false", "None": "null"}.get(asked, asked)
+    for arm in (asked, json):
+        if arm in arms:
+            return arm
+    raise unknown(f"mapping: analysis.{asked_by}: arm", asked, arms)
+
+
 def _primary(meaning: Mapped) -> dict[str, Any]:
     question = meaning.analysis
     return {
@@ -191,6 +197,8 @@ def _primary(meaning: Mapped) -> dict[str, Any]:
 
 
 def _direction(name: str, meaning: Mapped) -> Direction:
+    if name not in meaning.metrics:
+        return "min"  # steps_to_N
     given = meaning.metrics[name].direction
     if given is None and name not in QUANTITIES:
         raise ResultsError(

@@ -196,7 +196,7 @@ def without(field: str) -> dict[str, Any]:
         (lambda: mapped(analysis={"baseline": "C", "primary": "val_loss"}), "baseline: arm 'C' is unknown"),
         (lambda: mapped(analysis={"baseline": "A", "primary": "loss"}), "metric 'loss' is unknown"),
         (lambda: mapped(status="method"), "'A' has no translation"),
-        (lambda: "words", r"m\.yaml: must be a valid dictionary"),
+        (lambda: "words", r"m\.yaml: names fields such as"),
     ],
 )
 def test_a_wrong_mapping_is_told_in_one_sentence(
