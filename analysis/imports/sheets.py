@@ -211,7 +211,7 @@ def _melted(sheet: Sheet, meaning: Mapped, file: Path) -> tuple[pd.DataFrame, li
     arms = [question.baseline, *question.treatments] if question.treatments else arms
     for name in arms:
         if name not in cells:
-            raise unknown(f"{file}: analysis.treatments: arm", name, map(str, cells))
+            raise unknown(f"{file}: analysis.treatments: arm", str(name), map(str, cells))
     kept = [name for name in cells if name not in arms]
     rows = cells.melt(id_vars=kept, value_vars=arms, var_name=arm, value_name=value)
     listed = ", ".join(map(str, arms))

@@ -93,7 +93,7 @@ class Table:
         if len(odd):
             raise ResultsError(
                 f"{self.place(odd.index[0])}: {odd.iloc[0]!r} in column {name!r} may be a thousand or a "
-                "fraction, as the file has numbers with commas and with points: write all with decimal points."
+                "fraction, as the file has numbers with commas and with points: write all with points."
             )
         if not commas.any():
             return texts

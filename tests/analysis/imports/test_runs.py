@@ -167,16 +167,8 @@ def test_a_mapping_names_all_that_is_wrong_with_it() -> None:
         ({"analysis": {"treatments": ["A"]}}, "each once; got .'A'."),
         ({"analysis": {"treatments": ["B", "B"]}}, "each once; got .'B', 'B'."),
         ({"analysis": {"treatments": []}}, "each once; got .."),
-        (
-            {"metrics": {"eval_ce": {"column": "loss", "direction": "max"}}, "analysis": {"primary": "eval_ce"}},
-            "metrics.eval_ce is kvtune's own name for what is in nats/token, direction min",
-        ),
-        (
-            {"metrics": {"eval_ce": {"column": "loss", "unit": "bits"}}, "analysis": {"primary": "eval_ce"}},
-            "leave direction and unit out, or give the metric another name",
-        ),
     ],
-)  # fmt: skip
+)
 def test_a_mapping_that_cannot_be_meant_is_refused(tmp_path: Path, changes: Any, said: str) -> None:
     table().to_csv(tmp_path / "runs.csv", index=False)
 
@@ -246,3 +238,11 @@ def test_exit_codes_are_translated_as_yaml_reads_them(tmp_path: Path) -> None:
     mapping = mapped(status="code", statuses={0: "completed", 1: "crashed"})
 
     assert judged("csv", tmp_path / "runs.csv", mapping, tmp_path / "out").pairs == 6
+
+
+@pytest.mark.parametrize("claim", [{"direction": "max"}, {"unit": "bits"}])
+def test_kvtunes_own_names_keep_their_meaning(tmp_path: Path, claim: dict[str, str]) -> None:
+    mapping = mapped(metrics={"eval_ce": {"column": "loss", **claim}}, analysis={"primary": "eval_ce"})
+
+    with pytest.raises(ResultsError, match=r"eval_ce is kvtune's own name .*: leave direction and unit out"):
+        judged("csv", written(tmp_path, table()), mapping, tmp_path / "out")

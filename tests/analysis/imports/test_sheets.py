@@ -355,9 +355,10 @@ def test_columns_of_a_headerless_file_may_be_given_as_numbers(tmp_path: Path) ->
 
 def test_a_treatment_that_a_wide_table_lacks_is_named(tmp_path: Path) -> None:
     rows = table(steps=(300,)).pivot(index="seed", columns="method", values="loss").reset_index()
+    mapping = mapped(step=None, analysis={"treatments": ["C"]})
 
     with pytest.raises(ResultsError, match=r"runs\.csv: analysis\.treatments: arm 'C' is unknown"):
-        judged("csv", written(tmp_path, rows), mapped(step=None, analysis={"treatments": ["C"]}), tmp_path)
+        judged("csv", written(tmp_path, rows), mapping, tmp_path / "out")
 
 
 def test_the_arms_of_a_wide_table_are_named(tmp_path: Path) -> None:
