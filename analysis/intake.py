@@ -165,7 +165,7 @@ def _plan(
         },
         "imported": {
             "source": kind,
-            "runs": len(runs.ends) + len(runs.ignored),
+            "runs": len(runs.ends),
             "ignored": list(runs.ignored),
             "planned": bool(meaning.seeds) or bool(runs.table.known["listed"].all()),
             "remarks": list(dict.fromkeys(remarks)),

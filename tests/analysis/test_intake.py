@@ -208,3 +208,14 @@ def test_a_wrong_mapping_is_told_in_one_sentence(
         import_runs("csv", [tmp_path / "runs.csv"], mapping(), "m.yaml", tmp_path / "out")
 
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_left_out_are_not_counted_as_runs(tmp_path: Path) -> None:
+    rows = table().astype({"seed": object})
+    rows.loc[(rows["method"] == "B") & (rows["seed"] == 3), "seed"] = None
+
+    judged(tmp_path, rows, mapped(unmatched="ignore"))
+
+    imported = load(tmp_path / "out").plan.imported
+    assert imported is not None
+    assert (imported.runs, len(imported.ignored)) == (11, 3)
