@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from analysis.imports.values import precision_of, values_of
 from analysis.names import QUANTITIES
 from analysis.plan import Direction, ResultsError, read_object, unknown
 from analysis.records import ResultsFolder
+
+SPELLED = 30
+"""Digits of a setting that is a number; longer ones are names, such as a commit 7e12345."""
 
 
 def import_runs(
@@ -108,7 +112,18 @@ def _last(runs: Runs, column: str, asked_by: str, *, numbers: bool) -> Any:
     """What each run's last row with a value has there."""
     there = runs.table.numbers(column, asked_by) if numbers else runs.table.column(column, asked_by).dropna()
     last = there.groupby(runs.rows["trial"].loc[there.index]).last().reindex(runs.ends.index)
-    return last.to_numpy() if numbers else last.astype(object).where(last.notna(), None).to_numpy()
+    if numbers:
+        return last.to_numpy()
+    return last.astype(object).map(_level, na_action="ignore").where(last.notna(), None).to_numpy()
+
+
+def _level(text: str) -> str:
+    """A setting with numbers in one spelling: 1e-4 is 0.0001, and 0.10 is 0.1."""
+    try:
+        number = Decimal(text).normalize()
+    except InvalidOperation:
+        return text
+    return f"{number:f}" if number.is_finite() and abs(number.adjusted()) < SPELLED else text
 
 
 def _settings(runs: Runs, meaning: Mapped, kind: str) -> list[str]:

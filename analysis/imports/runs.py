@@ -234,7 +234,9 @@ def _steps(table: Table, column: str | None, meaning: Mapped) -> pd.Series[Any]:
 
 def _planned(table: Table, step: str | None, meaning: Mapped) -> pd.Series[Any]:
     """The last step that every row's run was to reach; NaN where nothing says, or another column counts."""
-    told = table.known["planned"] if step == table.step else np.nan
+    told: Any = table.known["planned"] if step == table.step else np.nan
+    if column := meaning.recorded.get("planned_steps"):
+        told = table.numbers(column, "recorded.planned_steps")
     return pd.Series(meaning.planned_steps or told, index=table.known.index, dtype=np.float64)
 
 
@@ -263,7 +265,7 @@ def _ends(
         status, reason = _recorded(known, None if told is None else told.loc[own.index], meaning)
         if status in (None, "completed"):
             status, reason = _by_its_rows(
-                status, reason, at, points, furthest, planned.loc[own.index[-1]], step, meaning
+                status, reason, at, points, furthest, planned.loc[own.index].max(), step, meaning
             )
         last = at.max() if step is not None else np.nan
         first = own.iloc[0]

@@ -37,7 +37,9 @@ MISSING = frozenset(
 )
 """Words for a cell without a value, in small letters: R, pandas, spreadsheets. "nan" is a value: a logged
 NaN."""
-TENSOR = re.compile(r"(?:tensor|array)\(\[*\s*([^\s\[\],()]+)\s*\]*(?:,[^()]*)?\)", re.IGNORECASE)
+TENSOR = re.compile(
+    r"(?:tensor|array|np\.float\d+)\(\[*\s*([^\s\[\],()]+)\s*\]*(?:,[^()]*)?\)", re.IGNORECASE
+)
 """How PyTorch and numpy print a number."""
 COMMA = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+),\d+(?:[eE][+-]?\d+)?")
 POINT = re.compile(r"[+-]?\d+\.\d+(?:[eE][+-]?\d+)?")
@@ -110,10 +112,11 @@ class Table:
 
     def _number(self, row: Any, text: str, name: str) -> float:
         printed = TENSOR.fullmatch(text)
+        bare = printed[1] if printed else text
         try:
-            if "_" in text:
-                raise ValueError(text)
-            return float(printed[1] if printed else text)
+            if "_" in bare:
+                raise ValueError(bare)
+            return float(bare)
         except ValueError:
             raise ResultsError(
                 f"{self.place(row)}: column {name!r} holds {text!r}, which is no number: correct it, or "

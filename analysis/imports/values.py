@@ -156,6 +156,6 @@ def _said_of_repetition(gone: pd.DataFrame, runs: Runs, keep: str) -> str:
 
 def _said_of_tensors(runs: Runs, column: str, logged: pd.DataFrame) -> list[str]:
     texts = runs.table.cells.loc[logged.index, column]
-    printed = texts.str.contains("(", regex=False).sum()
+    printed = texts.str.contains(r"(?:tensor|array)\(").sum()
     said = f"Values of {column} logged as printed tensors, which keep four decimals: {printed}."
     return [said] if printed else []

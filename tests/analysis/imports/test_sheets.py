@@ -115,7 +115,12 @@ def test_what_is_not_finite_is_a_divergence(tmp_path: Path, word: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("tensor(1.2500)", 1.25), ("tensor([1.25], device='cuda:0')", 1.25), ("array(1.25)", 1.25)],
+    [
+        ("tensor(1.2500)", 1.25),
+        ("tensor([1.25], device='cuda:0')", 1.25),
+        ("tensor(1.2500, device='cuda:0', grad_fn=<NllLossBackward0>)", 1.25),
+        ("array(1.25)", 1.25),
+    ],
 )
 def test_a_printed_tensor_is_its_number_and_its_rounding_is_told(
     tmp_path: Path, text: str, number: float
@@ -379,3 +384,12 @@ def test_a_parquet_file_with_a_column_twice_is_read_but_for_these(tmp_path: Path
     assert judged("parquet", tmp_path / "a.parquet", mapped(), tmp_path / "out").pairs == 6
     with pytest.raises(ResultsError, match=r"columns 5 and 6 are all called 'x'"):
         judged("parquet", tmp_path / "a.parquet", mapping, tmp_path / "again")
+
+
+def test_numpys_scalars_keep_all_their_digits(tmp_path: Path) -> None:
+    rows = table().assign(loss=lambda rows: rows["loss"].map("np.float64({})".format))
+
+    found = judged("csv", written(tmp_path, rows), mapped(), tmp_path / "out")
+
+    assert found.difference == pytest.approx(DIFFERENCE)
+    assert "printed tensors" not in remarks(tmp_path / "out")
