@@ -226,6 +226,8 @@ def _silent(comparison: Comparison) -> str:
     if comparison.mode == "aa":
         return "an A/A claims nothing"
     if not comparison.look.allowed:
+        if comparison.imported:
+            return "pairs that were found are not complete"
         return "the plan does not name a look at so few pairs"
     extended = comparison.extension is not None and comparison.extension.costs
     return "seeds were added after a look" if extended else ""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from analysis.imports.values import precision_of, values_of
 from analysis.names import QUANTITIES
 from analysis.plan import Direction, ResultsError, read_object, unknown
 from analysis.records import ResultsFolder
+
+SPELLED = 30
+"""Digits of a setting that is a number; longer ones are names, such as a commit 7e12345."""
 
 
 def import_runs(
@@ -108,7 +112,18 @@ def _last(runs: Runs, column: str, asked_by: str, *, numbers: bool) -> Any:
     """What each run's last row with a value has there."""
     there = runs.table.numbers(column, asked_by) if numbers else runs.table.column(column, asked_by).dropna()
     last = there.groupby(runs.rows["trial"].loc[there.index]).last().reindex(runs.ends.index)
-    return last.to_numpy() if numbers else last.astype(object).where(last.notna(), None).to_numpy()
+    if numbers:
+        return last.to_numpy()
+    return last.astype(object).map(_level, na_action="ignore").where(last.notna(), None).to_numpy()
+
+
+def _level(text: str) -> str:
+    """A setting with numbers in one spelling: 1e-4 is 0.0001, and 0.10 is 0.1."""
+    try:
+        number = Decimal(text).normalize()
+    except InvalidOperation:
+        return text
+    return f"{number:f}" if number.is_finite() and abs(number.adjusted()) < SPELLED else text
 
 
 def _settings(runs: Runs, meaning: Mapped, kind: str) -> list[str]:
@@ -125,9 +140,10 @@ def _plan(
 ) -> dict[str, Any]:
     """The grid of arms and seeds: as the mapping plans it, else as found."""
     arms, question = list(dict.fromkeys(runs.ends["arm"])), meaning.analysis
-    for asked_by, asked in (("baseline", [question.baseline]), ("treatments", question.treatments or [])):
-        if strange := [arm for arm in asked if arm not in arms]:
-            raise unknown(f"mapping: analysis.{asked_by}: arm", strange[0], arms)
+    baseline = _spelled("baseline", question.baseline, arms)
+    treatments = [_spelled("treatments", arm, arms) for arm in question.treatments or arms]
+    if arms == [baseline]:
+        raise ResultsError(f"all runs are of arm {baseline!r}: name the files of another arm, too.")
     plan = {
         "name": name,
         "arms": {arm: {} for arm in arms},
@@ -145,13 +161,9 @@ def _plan(
             for seed in runs.seeds
             for arm in arms
         ],
-        "contrasts": [
-            {"treatment": arm, "baseline": question.baseline}
-            for arm in question.treatments or arms
-            if arm != question.baseline
-        ],
+        "contrasts": [{"treatment": arm, "baseline": baseline} for arm in treatments if arm != baseline],
         "analysis": {
-            "baseline": question.baseline,
+            "baseline": baseline,
             "primary": {**_primary(meaning), "margin": question.margin, "sesoi": question.sesoi},
             "secondary": question.secondary,
             "alpha": question.alpha,
@@ -168,7 +180,7 @@ def _plan(
         },
         "imported": {
             "source": kind,
-            "runs": len(runs.ends) + len(runs.ignored),
+            "runs": len(runs.ends),
             "ignored": list(runs.ignored),
             "planned": bool(meaning.seeds) or bool(runs.table.known["listed"].all()),
             "remarks": list(dict.fromkeys(remarks)),
@@ -177,6 +189,15 @@ def _plan(
     }
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
     return {"name": name, "plan_hash": digest, **plan}
+
+
+def _spelled(asked_by: str, asked: str, arms: Sequence[str]) -> str:
+    """An arm as the records have it: Ray writes true and null, where YAML gives True and None."""
+    json = {"True": "true", "False": "false", "None": "null"}.get(asked, asked)
+    for arm in (asked, json):
+        if arm in arms:
+            return arm
+    raise unknown(f"mapping: analysis.{asked_by}: arm", asked, arms)
 
 
 def _primary(meaning: Mapped) -> dict[str, Any]:
@@ -191,6 +212,8 @@ def _primary(meaning: Mapped) -> dict[str, Any]:
 
 
 def _direction(name: str, meaning: Mapped) -> Direction:
+    if name not in meaning.metrics:
+        return "min"  # steps_to_N
     given = meaning.metrics[name].direction
     if given is None and name not in QUANTITIES:
         raise ResultsError(

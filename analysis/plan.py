@@ -109,9 +109,9 @@ class Imported:
     source: str
     """csv, tensorboard, wandb-export, ray, ..."""
     runs: int
-    """Runs that were read."""
+    """Runs that were read, without those ignored."""
     ignored: tuple[str, ...]
-    """Names of runs that the mapping matches to no arm or seed, and says to ignore."""
+    """Names of runs, or places of rows, that the mapping matches to no arm or seed, and says to ignore."""
     planned: bool
     """Whether the grid was told (Ray's experiment state, `seeds` of the mapping) and not just found."""
     remarks: tuple[str, ...]

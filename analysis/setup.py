@@ -167,7 +167,7 @@ def _records(experiment: Experiment, imported: Imported) -> Iterator[tuple[str, 
     files = experiment.provenance.get("files")
     count = f", {plural(len(files), 'path')} given" if isinstance(files, list) else ""
     yield "records", f"{imported.source}{count}"
-    left = f", of them {len(imported.ignored)} left out" if imported.ignored else ""
+    left = f", not counting {len(imported.ignored)} left out" if imported.ignored else ""
     yield "runs read", f"{imported.runs}{left}"
     yield "metrics", ", ".join(_metrics(experiment))
     planned = experiment.runs["planned_steps"].dropna().unique()

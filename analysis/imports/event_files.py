@@ -17,21 +17,30 @@ EVENTS = "*tfevents*"
 
 
 def read_tensorboard(path: Path, meaning: Mapped) -> Iterator[Table]:
-    """A folder with event files is a run, the tags are its columns.
+    """A folder with event files is a run, the tags are its columns; a file without scalars is one empty row.
 
     What torch's add_hparams writes in a folder below a run's is a copy of its last values, and no run.
     """
     files = [path] if path.is_file() else sorted(file for file in path.rglob(EVENTS) if file.is_file())
     folders = {file.parent for file in files}
+    step, clock = _own_columns(meaning)
     for file in files:
         events = _events(file)
         if _is_hparams(events) and folders & set(file.parent.parents):
             continue
-        rows = list(_scalars(events))
-        if rows:
-            cells = pd.DataFrame(rows, dtype="str").drop(columns="when")
-            place = str(file if path.is_file() else file.parent)
-            yield table_of(cells, file=place, run=file.parent.name, key=place, part=str(file), in_order=True)
+        rows = list(_scalars(events, step, clock))
+        cells = pd.DataFrame(rows, dtype="str") if rows else pd.DataFrame({step: [None]}, dtype="str")
+        place = str(file if path.is_file() else file.parent)
+        yield table_of(
+            cells, file=place, run=file.parent.name, key=place, part=str(file), step=step, in_order=True
+        )
+
+
+def _own_columns(meaning: Mapped) -> tuple[str, str]:
+    """The names of the columns of steps and of times: not those of tags that the mapping reads."""
+    taken = {metric.column for metric in meaning.metrics.values()}
+    step, clock = (f"event_{name}" if name in taken else name for name in ("step", "wall_time"))
+    return step, clock
 
 
 def _events(file: Path) -> Any:
@@ -54,19 +63,19 @@ def _is_hparams(events: Any) -> bool:
     return any(found.plugin_data.plugin_name == "hparams" for found in events.summary_metadata.values())
 
 
-def _scalars(events: Any) -> Iterator[dict[str, Any]]:
+def _scalars(events: Any, step: str, clock: str) -> Iterator[dict[str, str]]:
     """One row per step, in the order written; a further one where a tag stands at its step again."""
-    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    rows: dict[tuple[int, int], dict[str, str]] = {}
+    first: dict[tuple[int, int], float] = {}
     for tag, logged in _logged(events):
         seen: Counter[int] = Counter()
         for event, value in logged:
-            row = rows.setdefault(
-                (event.step, seen[event.step]), {"step": str(event.step), "when": event.wall_time}
-            )
+            place = event.step, seen[event.step]
             seen[event.step] += 1
-            row[tag], row["wall_time"] = repr(value), repr(event.wall_time)
-            row["when"] = min(row["when"], event.wall_time)
-    yield from sorted(rows.values(), key=lambda row: row["when"])
+            own = {step: str(event.step), clock: repr(event.wall_time)}
+            rows[place] = rows.get(place, {}) | {tag: repr(value)} | own
+            first[place] = min(first.get(place, event.wall_time), event.wall_time)
+    yield from (rows[place] for place in sorted(first, key=lambda place: first[place]))
 
 
 def _logged(events: Any) -> Iterator[tuple[str, list[tuple[Any, float]]]]:

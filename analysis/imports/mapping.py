@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from analysis.names import QUANTITIES, REACHED
 from analysis.plan import At, Direction, ResultsError, unknown
 
 STATUS = Literal[
@@ -19,7 +20,7 @@ RECORDS = Literal["planned_steps", "tokens_seen", "data_order_hash", "init_hash"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class Place(_Section):
@@ -82,16 +83,25 @@ class Question(_Section):
     secondary: list[str] = []
     alpha: float = Field(default=0.05, gt=0, lt=1)
 
-    @field_validator("baseline", "treatments", mode="before")
-    @classmethod
-    def _texts(cls, value: Any) -> Any:
-        """Arms that YAML reads as numbers (0.1), or lists: those made of several columns."""
-        return [_text(arm) for arm in value] if isinstance(value, list) else _text(value)
-
     @field_validator("baseline", mode="before")
     @classmethod
-    def _joined(cls, value: Any) -> Any:
-        return " ".join(map(str, value)) if isinstance(value, list) else value
+    def _baseline(cls, value: Any) -> Any:
+        return _text(value)
+
+    @field_validator("treatments", mode="before")
+    @classmethod
+    def _treatments(cls, value: Any) -> Any:
+        return [_text(arm) for arm in value] if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _no_arm_twice(self) -> Question:
+        arms = [self.baseline, *(self.treatments or [])]
+        if len(set(arms)) < len(arms) or self.treatments == []:
+            raise ValueError(
+                f"treatments are the other arms that are compared with the baseline {self.baseline!r}, each "
+                f"once; got {self.treatments}"
+            )
+        return self
 
 
 class Mapped(_Section):
@@ -129,7 +139,7 @@ class Mapped(_Section):
     """Columns of settings that must be equal within a pair; Ray: all of config/ where it is left out."""
     declared: list[str] = []
     """Columns of settings in which the arms differ by design."""
-    seeds: list[int | str] | None = None
+    seeds: list[str] | None = None
     """The seeds that were planned for every arm; those found where it is left out."""
     analysis: Question
 
@@ -137,7 +147,12 @@ class Mapped(_Section):
     @classmethod
     def _columns_by_name(cls, value: Any) -> Any:
         places = value if isinstance(value, list) else [value]
-        return [{"column": place} if isinstance(place, str) else place for place in places]
+        return [place if isinstance(place, Mapping | Place) else {"column": place} for place in places]
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _blocks(cls, value: Any) -> Any:
+        return [_text(block) for block in value] if isinstance(value, list) else value
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -149,14 +164,29 @@ class Mapped(_Section):
     @model_validator(mode="after")
     def _known_metrics(self) -> Mapped:
         for name in (self.analysis.primary, *self.analysis.secondary):
-            if name not in self.metrics and not (name.startswith("steps_to_") and ACCURACY in self.metrics):
+            counted = REACHED.fullmatch(name) and name.startswith("steps") and ACCURACY in self.metrics
+            if name not in self.metrics and not counted:
                 raise unknown("analysis: metric", name, self.metrics)
+        return self
+
+    @model_validator(mode="after")
+    def _own_names_keep_their_meaning(self) -> Mapped:
+        for name, given in self.metrics.items():
+            if (own := QUANTITIES.get(name)) and (
+                given.direction not in (None, own.direction) or given.unit not in (None, own.unit)
+            ):
+                raise ValueError(
+                    f"metrics.{name} is kvtune's own name for what is in {own.unit}, direction "
+                    f"{own.direction}: leave direction and unit out, or give the metric another name"
+                )
         return self
 
 
 def read_mapping(values: Any, source: str) -> Mapped:
     """The checked mapping. ResultsError names the file, every wrong field and what is allowed."""
     try:
+        if not isinstance(values, Mapping):
+            raise ResultsError(f"{source}: names fields such as `arm: COLUMN`, got {values!r}.")
         return Mapped.model_validate(values)
     except ValidationError as error:
         problems = dict.fromkeys(_problem(problem) for problem in error.errors())
@@ -182,4 +212,6 @@ def _fields(model: type[BaseModel], above: list[str]) -> list[str]:
 
 
 def _text(value: Any) -> Any:
-    return value if isinstance(value, str | list) or value is None else str(value)
+    """An arm or a block as text: YAML reads 0.1 as a number; of several columns it is a list."""
+    parts = value if isinstance(value, list) else [value]
+    return " ".join(map(str, parts))

@@ -35,7 +35,9 @@ def read_ray(path: Path, meaning: Mapped) -> Iterator[Table]:
         {file.parent for name in ("params.json", "result.json", "progress.csv") for file in given.rglob(name)}
     )
     for folder in folders:
-        yield _trial(folder)
+        table = _trial(folder)
+        _refuse_copied(table, folder, meaning)
+        yield table
     found = set(folders)
     folders = [folder for folder in folders if not found & set(folder.parents)]  # no checkpoint of a trial
     seen = {folder.name for folder in folders}
@@ -45,6 +47,18 @@ def read_ray(path: Path, meaning: Mapped) -> Iterator[Table]:
                 yield _of(
                     pd.DataFrame([_texts({"config": trial["config"]})], dtype="str"), states / name, trial, []
                 )
+
+
+def _refuse_copied(table: Table, folder: Path, meaning: Mapped) -> None:
+    """A trial that took over another's settings on its way, as PBT's do, is no run of one arm and seed."""
+    asked = [place.column or "" for place in (*meaning.arm, *meaning.seed)]
+    for name in (name for name in asked if name.startswith(CONFIG) and name in table.cells):
+        found = list(table.cells[name].dropna().unique())
+        if len(found) > 1:
+            raise ResultsError(
+                f"{folder}: {name} goes from {found[0]} to {found[1]} within the trial, as under PBT, where "
+                "trials copy one another and are no repetitions to compare: leave the trial out."
+            )
 
 
 def _trial(folder: Path) -> Table:
@@ -82,11 +96,11 @@ def _states(folder: Path) -> dict[str, dict[str, Any]]:
     if not found:
         return {}
     kept: dict[str, dict[str, Any]] = {}
-    for number, pair in enumerate(
-        read_object(found[-1], "restore it, or remove it", finite=False).get("trial_data") or []
-    ):
+    state = read_object(found[-1], "restore it, or remove it", finite=False)
+    for number, pair in enumerate(state.get("trial_data") or state.get("checkpoints") or []):
         try:
-            trial = from_json(pair[0]) if isinstance(pair[0], str) else pair[0]
+            told = pair if isinstance(pair, str) else pair[0]  # Ray before 2.5 kept no pairs
+            trial = from_json(told) if isinstance(told, str) else told
             name = trial.get("relative_logdir") or trial.get("trial_id") or f"trial {number}"
             kept[Path(name).name] = {
                 "status": str(trial["status"]),

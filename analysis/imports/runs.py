@@ -33,7 +33,7 @@ ENDINGS = {
 }
 """How W&B, Ray, MLflow, Optuna and Slurm say that a run ended, in small letters -> status."""
 EXACT = 2**53
-"""Seeds up to it are whole numbers for every reader of the files."""
+"""Seeds and steps up to it are whole numbers for every reader of the files."""
 NAMED = 10
 """Runs that a message lists."""
 
@@ -68,7 +68,6 @@ class Runs:
 def runs_of(table: Table, meaning: Mapped) -> Runs:
     """Every row's arm, block, run and step. ResultsError names file, line or run, and the way out."""
     arm, seed = _told(table, meaning.arm, "arm"), _told(table, meaning.seed, "seed")
-    seed = seed.where(~seed.str.lower().isin(MISSING))
     matched = arm.notna() & seed.notna()
     ignored = _unmatched(table, meaning, arm, seed)
     kept = Table(
@@ -81,7 +80,8 @@ def runs_of(table: Table, meaning: Mapped) -> Runs:
     place = pd.DataFrame({"arm": arm[matched], "seed": numbers, "key": key.astype(str)})
     trial = place.groupby(["arm", "seed", "key"], sort=False).ngroup()
     rows = pd.DataFrame({"trial": trial, "step": steps})
-    ends, aside = _ends(kept, place, rows, column, meaning)
+    planned = _planned(kept, column, meaning)
+    ends, aside = _ends(kept, place, rows, column, planned, meaning)
     return Runs(
         kept,
         rows,
@@ -90,7 +90,7 @@ def runs_of(table: Table, meaning: Mapped) -> Runs:
         seeds,
         column,
         ignored,
-        (*table.remarks, *remarks, *aside, *_said_of(ends, column)),
+        (*table.remarks, *remarks, *aside, *_said_of(ends, column, planned)),
     )
 
 
@@ -105,7 +105,8 @@ def _told(table: Table, places: Sequence[Place], asked_by: str) -> pd.Series[Any
 
 def _found(table: Table, place: Place, asked_by: str) -> pd.Series[Any]:
     if place.column is not None:
-        return table.column(place.column, asked_by).str.strip().replace("", None)
+        texts = table.column(place.column, asked_by).str.strip()
+        return texts.where(~texts.str.lower().isin({*MISSING, "nan"} if asked_by == "seed" else {""}))
     texts, pattern = (table.known["file"], place.path) if place.path else (table.known["run"], place.run)
     assert pattern is not None
     return texts.astype("str").str.extract(pattern, expand=False)
@@ -114,10 +115,11 @@ def _found(table: Table, place: Place, asked_by: str) -> pd.Series[Any]:
 def _unmatched(table: Table, meaning: Mapped, arm: pd.Series[Any], seed: pd.Series[Any]) -> tuple[str, ...]:
     """Who lacks an arm or a seed: names of runs, or places of rows; refused unless they are to be ignored."""
     lost = arm.isna() | seed.isna()
-    names = list(dict.fromkeys(_name_of(table, row, meaning) for row in table.known.index[lost]))
+    every = _names_of(table, meaning)
+    names = list(dict.fromkeys(every[lost]))
     if not names or (meaning.unmatched == "ignore" and not lost.all()):
         return tuple(names)
-    total = len(dict.fromkeys(_name_of(table, row, meaning) for row in table.known.index))
+    total = every.nunique()
     lacking = " and ".join(
         f"no {what} in {' and '.join(place.called for place in places)}"
         for what, places, told in (("arm", meaning.arm, arm), ("seed", meaning.seed, seed))
@@ -143,10 +145,14 @@ def _named(table: Table, meaning: Mapped) -> bool:
     return not (table.known["line"] > 0).all() or not (table.known["key"] == table.known["file"]).all()
 
 
-def _name_of(table: Table, row: Any, meaning: Mapped) -> str:
+def _names_of(table: Table, meaning: Mapped) -> pd.Series[Any]:
+    """What every row's run is called, for messages: its name, where two share one what tells them apart."""
     if meaning.run is not None:
-        return str(table.cells.at[row, meaning.run])
-    return str(table.known.at[row, "run"]) if _named(table, meaning) else table.place(row)
+        return table.cells[meaning.run].fillna("without a name")
+    if not _named(table, meaning):
+        return pd.Series([table.place(row) for row in table.known.index], index=table.known.index)
+    keys = table.known.groupby("run")["key"].transform("nunique")
+    return table.known["run"].where(keys == 1, table.known["key"]).astype(str)
 
 
 def _blocks(
@@ -157,13 +163,14 @@ def _blocks(
     A plain seed is its own number; blocks of several columns, and seeds that no JSON reader keeps exact, are
     counted in their order.
     """
-    found = {text: _spelled(table, seed, text, plain=len(meaning.seed) == 1) for text in seed.unique()}
-    planned = (
-        [str(given) for given in meaning.seeds]
-        if meaning.seeds
-        else sorted(set(found.values()), key=_natural)
-    )
-    plain = len(meaning.seed) == 1 and all(abs(int(name)) <= EXACT for name in (*found.values(), *planned))
+    single = len(meaning.seed) == 1
+    found = {
+        text: _spelled(text, f"{table.place(seed.index[seed == text][0])}: seed", plain=single)
+        for text in seed.unique()
+    }
+    given = [_spelled(text, "mapping: seeds:", plain=single) for text in meaning.seeds or []]
+    planned = list(dict.fromkeys(given)) or sorted(set(found.values()), key=_natural)
+    plain = single and all(abs(int(name)) <= EXACT for name in (*found.values(), *planned))
     if plain:
         numbers = {name: int(name) for name in (*found.values(), *planned)}
     else:
@@ -176,15 +183,13 @@ def _blocks(
     )
 
 
-def _spelled(table: Table, seed: pd.Series[Any], text: str, *, plain: bool) -> str:
+def _spelled(text: str, place: str, *, plain: bool) -> str:
     """A seed in its shortest form (3 for 3.0); of a block, each of its parts."""
     whole = [_whole(part) or part for part in ([text] if plain else text.split(" "))]
     if plain and _whole(text) is None:
-        place = table.place(seed.index[seed == text][0])
         raise ResultsError(
-            f"{place}: seed {text!r} is no whole number. A seed that is named together with its task is "
-            "given as "
-            "seed: [task, seed]."
+            f"{place} {text!r} is no whole number, such as 0 or 17: write seeds as such. A seed that is "
+            "named together with its task is given as seed: [task, seed]."
         )
     return " ".join(whole)
 
@@ -218,18 +223,30 @@ def _steps(table: Table, column: str | None, meaning: Mapped) -> pd.Series[Any]:
     if column is None:
         return pd.Series(0.0, index=table.cells.index)
     steps = table.numbers(column, "step").reindex(table.cells.index)
-    wrong = steps[(steps < 0) | np.isinf(steps)]
+    wrong = steps[(steps < 0) | (steps > EXACT)]
     if len(wrong):
         raise ResultsError(
-            f"{table.place(wrong.index[0])}: {column} is {wrong.iloc[0]:.12g}; steps count upwards from 0: "
-            "correct the "
-            "column, or name another (step: COLUMN)."
+            f"{table.place(wrong.index[0])}: {column} is {wrong.iloc[0]:.12g}; steps count from 0 up to 2^53"
+            ": correct the column, or name another (step: COLUMN)."
         )
     return steps
 
 
+def _planned(table: Table, step: str | None, meaning: Mapped) -> pd.Series[Any]:
+    """The last step that every row's run was to reach; NaN where nothing says, or another column counts."""
+    told: Any = table.known["planned"] if step == table.step else np.nan
+    if column := meaning.recorded.get("planned_steps"):
+        told = table.numbers(column, "recorded.planned_steps")
+    return pd.Series(meaning.planned_steps or told, index=table.known.index, dtype=np.float64)
+
+
 def _ends(
-    table: Table, place: pd.DataFrame, rows: pd.DataFrame, step: str | None, meaning: Mapped
+    table: Table,
+    place: pd.DataFrame,
+    rows: pd.DataFrame,
+    step: str | None,
+    planned: pd.Series[Any],
+    meaning: Mapped,
 ) -> tuple[pd.DataFrame, list[str]]:
     """How every run ended, and what is told of folders that are none.
 
@@ -248,7 +265,7 @@ def _ends(
         status, reason = _recorded(known, None if told is None else told.loc[own.index], meaning)
         if status in (None, "completed"):
             status, reason = _by_its_rows(
-                status, reason, at, points, furthest, known["planned"], step, meaning
+                status, reason, at, points, furthest, planned.loc[own.index].max(), step, meaning
             )
         last = at.max() if step is not None else np.nan
         first = own.iloc[0]
@@ -273,7 +290,8 @@ def _without_parts(ends: pd.DataFrame, measured: set[Any]) -> tuple[pd.DataFrame
         return ends, []
     names = ", ".join(ends.loc[part, "run"].unique()[:NAMED])
     told = (
-        f"{part.sum()} folders log no primary metric beside a run of their arm and seed that does: {names}."
+        f"Without the primary metric, beside a run of their arm and seed that logged it: {part.sum()} "
+        f"({names}). They were taken for parts of that run."
     )
     return ends[~part], [told]
 
@@ -287,10 +305,10 @@ def _recorded(
     known: pd.Series[Any], told: pd.Series[Any] | None, meaning: Mapped
 ) -> tuple[str | None, str | None]:
     """A run's status by the mapping's column, else by its source; None where neither says."""
-    said = None if told is None else told.dropna()
-    if said is not None and len(said):
-        return _status(str(said.iloc[-1]), meaning), f"its record says {said.iloc[-1]}"
-    if isinstance(known["status"], str):
+    said = [] if told is None else [text for text in told.dropna() if text.lower() not in MISSING]
+    if said:
+        return _status(said[-1], meaning), f"its record says {said[-1]}"
+    if isinstance(known["status"], str) and known["status"].lower() not in MISSING:
         return _status(known["status"], meaning), None if pd.isna(known["reason"]) else str(known["reason"])
     return None, None
 
@@ -323,13 +341,12 @@ def _by_its_rows(
         return "diverged", f"{name} is {float(points.iloc[-1]):g} at its end"
     if meaning.analysis.at == "last" or step is None:
         return "completed", None
-    end = meaning.planned_steps or (None if np.isnan(planned) else planned)
-    short = end is not None and at.max() < end
+    short = at.max() < planned
     if reached >= furthest and not short:
         return "completed", None
     why = f"{reason}: a scheduler or a rule of its own stopped it" if reason else "no reason on record"
     if short:
-        return "stopped", f"ended at {step} {at.max():.12g} of {end:.12g}, {why}"
+        return "stopped", f"ended at {step} {at.max():.12g} of {planned:.12g}, {why}"
     if at.max() >= furthest:
         return "stopped", f"it has no {name} after {step} {reached:.12g} of {furthest:.12g}"
     return "stopped", f"ended at {step} {reached:.12g} of {furthest:.12g}, {why}"
@@ -350,14 +367,13 @@ def _attempts(ends: pd.DataFrame) -> pd.DataFrame:
     return ends.assign(attempt=attempt)
 
 
-def _said_of(ends: pd.DataFrame, step: str | None) -> list[str]:
+def _said_of(ends: pd.DataFrame, step: str | None, planned: pd.Series[Any]) -> list[str]:
     short = ends[(ends["status"] == "stopped") & ends["failure_reason"].str.startswith("ended", na=False)]
     if short.empty:
         return []
+    end = max(planned.fillna(0).max(), ends["completed_steps"].max())
     return [
-        f"{len(short)} of {len(ends)} runs ended before {step} {ends['completed_steps'].max():.12g} and have "
-        "no endpoint. "
-        "Where a scheduler such as ASHA ended them for what they had reached, the others are a "
-        "selection; where "
-        "each run ends by a rule of its own, `analysis.at: last` compares their last evaluations."
+        f"{len(short)} of {len(ends)} runs ended before {step} {end:.12g} and have no endpoint. Where a "
+        "scheduler such as ASHA ended them for what they had reached, the others are a selection; where each "
+        "run ends by a rule of its own, `analysis.at: last` compares their last evaluations."
     ]

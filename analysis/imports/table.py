@@ -14,15 +14,38 @@ import pandas as pd
 from analysis.plan import ResultsError, unknown
 
 MISSING = frozenset(
-    {"", "na", "n/a", "<na>", "#n/a", "#na", "none", "null", "nil", "-", "--", "–", "—", "missing", "nat"}
+    {
+        "",
+        "na",
+        "n/a",
+        "n.a.",
+        "<na>",
+        "#n/a",
+        "#na",
+        "none",
+        "null",
+        "nil",
+        "-",
+        "--",
+        "–",
+        "—",
+        ".",
+        "?",
+        "missing",
+        "nat",
+    }
 )
 """Words for a cell without a value, in small letters: R, pandas, spreadsheets. "nan" is a value: a logged
 NaN."""
-TENSOR = re.compile(r"(?:tensor|array)\(\[*\s*([^\s\[\],()]+)\s*\]*(?:,[^()]*)?\)", re.IGNORECASE)
+TENSOR = re.compile(
+    r"(?:tensor|array|np\.float\d+)\(\[*\s*([^\s\[\],()]+)\s*\]*(?:,[^()]*)?\)", re.IGNORECASE
+)
 """How PyTorch and numpy print a number."""
 COMMA = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+),\d+(?:[eE][+-]?\d+)?")
-GROUPED = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+")
-"""1,5 or 1.234,5; and 1.234, which beside them is a thousand or a fraction."""
+POINT = re.compile(r"[+-]?\d+\.\d+(?:[eE][+-]?\d+)?")
+"""1,5 or 1.234,5; and 1.5."""
+EITHER = re.compile(r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+")
+"""1.234 or 1,234, which are thousands or fractions: nobody can say in a file that has both marks."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +57,8 @@ class Table:
     known: pd.DataFrame
     """The same rows: file, line (0: none), run (its name), key (what makes it one run), status and reason
     (missing where not recorded), planned (its last planned step, or NaN), part (the file that wrote the row),
-    comma (its numbers may have decimal commas), listed (a list of all planned runs has its run)."""
+    comma (its numbers may have decimal commas), mixed (its file has both decimal marks),
+    listed (a list of all planned runs has its run)."""
     step: str
     """The column of steps where the mapping names none."""
     in_order: bool = False
@@ -65,16 +89,16 @@ class Table:
 
     def _with_points(self, texts: pd.Series[Any], name: str) -> pd.Series[Any]:
         """Decimal commas as points, where the file does not part its columns by commas."""
-        there = self.known["comma"].loc[texts.index].to_numpy(bool)
-        commas = there & texts.str.fullmatch(COMMA).to_numpy(bool)
+        known = self.known.loc[texts.index]
+        commas = known["comma"].to_numpy(bool) & texts.str.fullmatch(COMMA).to_numpy(bool)
+        odd = texts[known["mixed"].to_numpy(bool) & texts.str.fullmatch(EITHER).to_numpy(bool)]
+        if len(odd):
+            raise ResultsError(
+                f"{self.place(odd.index[0])}: {odd.iloc[0]!r} in column {name!r} may be a thousand or a "
+                "fraction, as the file has numbers with commas and with points: write all with points."
+            )
         if not commas.any():
             return texts
-        if (odd := texts[there & texts.str.fullmatch(GROUPED).to_numpy(bool)]).size:
-            raise ResultsError(
-                f"{self.place(odd.index[0])}: {odd.iloc[0]!r} in column {name!r}, which has decimal "
-                "commas, may be "
-                "a thousand or a fraction: write the column with decimal points."
-            )
         plain = texts[commas].str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
         return texts.where(~commas, plain.reindex(texts.index))
 
@@ -88,13 +112,15 @@ class Table:
 
     def _number(self, row: Any, text: str, name: str) -> float:
         printed = TENSOR.fullmatch(text)
+        bare = printed[1] if printed else text
         try:
-            if "_" in text:
-                raise ValueError(text)
-            return float(printed[1] if printed else text)
+            if "_" in bare:
+                raise ValueError(bare)
+            return float(bare)
         except ValueError:
             raise ResultsError(
-                f"{self.place(row)}: column {name!r} holds {text!r}, which is no number."
+                f"{self.place(row)}: column {name!r} holds {text!r}, which is no number: correct it, or "
+                "leave the cell empty where there is no value."
             ) from None
 
     def place(self, row: Any) -> str:
@@ -118,6 +144,7 @@ def table_of(
     planned: float = np.nan,
     part: str | Sequence[str] | None = None,
     comma: bool = False,
+    mixed: bool = False,
     listed: bool = False,
     in_order: bool = False,
     remarks: Iterable[str] = (),
@@ -138,7 +165,7 @@ def table_of(
     for name, value in given.items():
         known[name] = value.to_numpy() if isinstance(value, pd.Series) else value
     known["planned"] = float(planned)
-    known["comma"], known["listed"] = comma, listed
+    known["comma"], known["mixed"], known["listed"] = comma, mixed, listed
     return Table(cells, known, step, in_order, tuple(remarks), tuple(twice))
 
 

@@ -39,11 +39,13 @@ def _reached(file: Path) -> float:
 def _run(file: Path, folder: Path) -> Table:
     state = read_object(file, "restore it, or leave its run out", finite=False)
     rows = state.get("log_history")
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise ResultsError(f"{file} has no log_history, so it is no state of Hugging Face's Trainer.")
-    cells = pd.DataFrame([{name: _text(value) for name, value in row.items()} for row in rows], dtype="str")
+    texts = [{name: _text(value) for name, value in row.items()} for row in rows]
+    cells = pd.DataFrame(texts or [{"step": None}], dtype="str")
     planned = state["max_steps"] if isinstance(state.get("max_steps"), int) else math.nan
     ended = state.get("global_step") == planned
+    planned = math.nan if ended else planned  # its last log may lie before its last step
     return table_of(
         cells, file=str(file), run=folder.name, key=str(folder), planned=planned,
         status="finished" if ended else None, reason="its state says so" if ended else None, in_order=True,

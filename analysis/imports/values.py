@@ -123,7 +123,8 @@ def _ways_out(runs: Runs, one: Any, other: Any, meaning: Mapped) -> str:
             "These are two files of one folder: move one of two runs elsewhere; of a run that was resumed "
             "`repeated: last` takes what was written last."
         )
-    if differing := _differing(runs, one, other, meaning):
+    told_apart = runs.step is None or not runs.table.in_order  # one run's rows differ in all that it logs
+    if told_apart and (differing := _differing(runs, one, other, meaning)):
         arms = ", ".join([*(place.called for place in meaning.arm), differing[0]])
         seeds = ", ".join([differing[0], *(place.called for place in meaning.seed)])
         steps = f"let it count steps (step: {differing[0]}), " if runs.step is None else ""
@@ -155,6 +156,6 @@ def _said_of_repetition(gone: pd.DataFrame, runs: Runs, keep: str) -> str:
 
 def _said_of_tensors(runs: Runs, column: str, logged: pd.DataFrame) -> list[str]:
     texts = runs.table.cells.loc[logged.index, column]
-    printed = texts.str.contains("(", regex=False).sum()
-    said = f"{printed} values of {column} were logged as printed tensors, which keep four decimals."
+    printed = texts.str.contains(r"(?:tensor|array)\(").sum()
+    said = f"Values of {column} logged as printed tensors, which keep four decimals: {printed}."
     return [said] if printed else []

@@ -66,12 +66,12 @@ def _chart(sheet: Sheet, axis: str, column: str, run: str, metric: str, path: Pa
     if len(drawn) == 2 and (drawn[0] != drawn[1]).any():
         remarks.append(
             f"{path.name}: points of {run} stand for several values each ({metric}{BANDS[0]} and "
-            f"{BANDS[1]} differ): "
-            "W&B averaged what it drew."
+            f"{BANDS[1]} differ): W&B averaged what it drew."
         )
     return table_of(
-        points, file=str(path), run=run, step=axis, lines=lines, comma=sheet.comma, remarks=remarks
-    )
+        points, file=str(path), run=run, step=axis, lines=lines, comma=sheet.comma, mixed=sheet.mixed,
+        remarks=remarks,
+    )  # fmt: skip
 
 
 def _runs(sheet: Sheet, path: Path) -> Table:
@@ -84,5 +84,5 @@ def _runs(sheet: Sheet, path: Path) -> Table:
     keys = [f"{path}:{line}" for line in sheet.lines]
     return table_of(
         cells, file=str(path), run=names, key=keys, step="_step", lines=sheet.lines, comma=sheet.comma,
-        status=states, reason=said, twice=sheet.twice,
+        mixed=sheet.mixed, status=states, reason=said, twice=sheet.twice,
     )  # fmt: skip

@@ -196,7 +196,7 @@ def without(field: str) -> dict[str, Any]:
         (lambda: mapped(analysis={"baseline": "C", "primary": "val_loss"}), "baseline: arm 'C' is unknown"),
         (lambda: mapped(analysis={"baseline": "A", "primary": "loss"}), "metric 'loss' is unknown"),
         (lambda: mapped(status="method"), "'A' has no translation"),
-        (lambda: "words", r"m\.yaml: must be a valid dictionary"),
+        (lambda: "words", r"m\.yaml: names fields such as"),
     ],
 )
 def test_a_wrong_mapping_is_told_in_one_sentence(
@@ -208,3 +208,40 @@ def test_a_wrong_mapping_is_told_in_one_sentence(
         import_runs("csv", [tmp_path / "runs.csv"], mapping(), "m.yaml", tmp_path / "out")
 
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_left_out_are_not_counted_as_runs(tmp_path: Path) -> None:
+    rows = table().astype({"seed": object})
+    rows.loc[(rows["method"] == "B") & (rows["seed"] == 3), "seed"] = None
+
+    judged(tmp_path, rows, mapped(unmatched="ignore"))
+
+    imported = load(tmp_path / "out").plan.imported
+    assert imported is not None
+    assert (imported.runs, len(imported.ignored)) == (11, 3)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        ("1e-4", "0.0001", "SUPERIOR"),
+        ("0.1", "0.10", "SUPERIOR"),
+        ("64", "64.0", "SUPERIOR"),
+        ("9007199254740993", "9007199254740992", "INVALID"),
+        ("7e12345", "7e12346", "INVALID"),
+    ],
+)
+def test_a_setting_is_the_same_however_its_number_is_written(
+    tmp_path: Path, ours: str, theirs: str, verdict: str
+) -> None:
+    rows = table().assign(lr=lambda rows: rows["method"].map({"A": ours, "B": theirs}))
+
+    assert judged(tmp_path, rows, mapped(config=["lr"])).verdict == verdict
+
+
+def test_planned_steps_on_record_tell_which_runs_are_complete(tmp_path: Path) -> None:
+    rows = table().assign(planned=lambda rows: 300 + 100 * (rows["seed"] == 2))
+
+    found = judged(tmp_path, rows, mapped(recorded={"planned_steps": "planned"}))
+
+    assert (found.pairs, status_of(found, 2)) == (5, "stopped")

@@ -337,7 +337,7 @@ def test_of_imported_runs_the_setup_tells_what_their_records_do(tmp_path: Path) 
     setup = analyse(load(imported(tmp_path))).setup
 
     assert setup["records"] == "csv, 1 path given"
-    assert setup["runs read"] == "14, of them 2 left out"
+    assert setup["runs read"] == "14, not counting 2 left out"
     assert setup["metrics"] == "val_loss (column loss)"
     assert setup["steps"] == "by iter, the last on record 300"
 

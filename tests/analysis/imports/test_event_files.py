@@ -68,7 +68,7 @@ def test_a_folder_that_add_scalars_makes_for_another_curve_is_no_attempt(logs: P
     found = judged("tensorboard", logs, MAPPING, tmp_path / "out")
 
     assert (found.pairs, len(load(tmp_path / "out").runs)) == (6, 12)
-    assert "12 folders log no primary metric" in remarks(tmp_path / "out")
+    assert "arm and seed that logged it: 12 (memory_peak)" in remarks(tmp_path / "out")
 
 
 def test_two_runs_in_one_folder_are_refused_with_step_and_files(logs: Path, tmp_path: Path) -> None:
@@ -146,3 +146,37 @@ def _signs(n: int) -> list[tuple[int, ...]]:
     from itertools import product
 
     return list(product((1, -1), repeat=n))
+
+
+@pytest.mark.parametrize("tag", ["step", "wall_time", "when"])
+def test_a_tag_may_have_any_name(tag: str, tmp_path: Path) -> None:
+    for arm in "AB":
+        for seed in range(6):
+            with SummaryWriter(str(tmp_path / "tb" / f"{arm}-s{seed}")) as writer:
+                for step in STEPS:
+                    writer.add_scalar(tag, value(arm, seed, step), step)
+    mapping = MAPPING | {"metrics": {"val_loss": {"column": tag, "direction": "min"}}}
+
+    found = judged("tensorboard", tmp_path / "tb", mapping, tmp_path / "out")
+
+    assert (found.verdict, found.difference) == ("SUPERIOR", pytest.approx(DIFFERENCE, abs=1e-6))
+
+
+@pytest.mark.parametrize("content", [b"", b"no events at all"])
+def test_a_run_whose_file_holds_nothing_is_a_run(logs: Path, tmp_path: Path, content: bytes) -> None:
+    for file in (logs / "B-s1").iterdir():
+        file.write_bytes(content)
+
+    judged("tensorboard", logs, MAPPING, tmp_path / "out")
+
+    reason = "it has no val_loss, and no reason is on record"
+    assert statuses(tmp_path / "out")["B-seed1"] == ("stopped", reason)
+
+
+def test_unmatched_folders_of_one_name_are_counted_each(logs: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        with SummaryWriter(str(logs / f"{seed}" / "train")) as writer:
+            writer.add_scalar("eval/loss", 1.0, 100)
+
+    with pytest.raises(ResultsError, match=r"2 of 14 runs: .*tb/0/train, .*tb/1/train"):
+        judged("tensorboard", logs, MAPPING, tmp_path / "out")

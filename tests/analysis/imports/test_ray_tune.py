@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -125,9 +126,9 @@ def test_trials_that_never_started_are_planned(tuned: Path, tmp_path: Path) -> N
     assert statuses(tmp_path / "out")["B-seed7"] == ("not_run", "Ray says PENDING")
 
 
-def test_a_folder_above_two_experiments_has_two_runs_of_a_seed(tuned: Path, tmp_path: Path) -> None:
+def test_two_experiments_together_have_two_runs_of_a_seed(tuned: Path, tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="arm 'A' has 2 complete runs with seed 0"):
-        judged("ray", tuned, MAPPING, tmp_path / "out")
+        judged("ray", [tuned / "grid", tuned / "asha"], MAPPING, tmp_path / "out")
 
 
 def test_columns_of_the_users_own_named_like_ours_change_nothing(grid: Path, tmp_path: Path) -> None:
@@ -137,3 +138,29 @@ def test_columns_of_the_users_own_named_like_ours_change_nothing(grid: Path, tmp
     assert '"attempt": 3' in text
 
     assert judged("ray", grid, {**MAPPING, "config": ["config/lr"]}, tmp_path / "out").pairs == 3
+
+
+def test_a_state_of_ray_before_2_5_tells_the_same(grid: Path, tmp_path: Path) -> None:
+    """There the trials are a list of JSON texts named `checkpoints`, no pairs."""
+    judged("ray", grid, MAPPING, tmp_path / "out")
+    (file,) = grid.glob(STATES)
+    state = json.loads(file.read_text())
+    state["checkpoints"] = [trial for trial, _ in state.pop("trial_data")]
+    file.write_text(json.dumps(state))
+    shutil.rmtree(trial(grid, "A", 0))
+
+    judged("ray", grid, MAPPING, tmp_path / "again")
+
+    assert statuses(tmp_path / "again").keys() == statuses(tmp_path / "out").keys()
+
+
+def test_trials_that_took_over_anothers_settings_are_refused(tuned: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=r"goes from .* to .* within the trial, as under PBT"):
+        judged("ray", tuned / "pbt", MAPPING, tmp_path / "out")
+
+
+@pytest.mark.parametrize("baseline", [None, "null"])
+def test_an_arm_is_named_as_yaml_reads_it(tuned: Path, tmp_path: Path, baseline: str | None) -> None:
+    mapping = MAPPING | {"analysis": {"baseline": baseline, "primary": "val_loss"}}
+
+    assert judged("ray", tuned / "none", mapping, tmp_path / "out", "true").planned == 1

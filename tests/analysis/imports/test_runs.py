@@ -158,3 +158,91 @@ def test_a_mapping_names_all_that_is_wrong_with_it() -> None:
         "analysis.at",
     ):
         assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": ["0", "a"]}, "mapping: seeds: 'a' is no whole number, such as 0 or 17"),
+        ({"analysis": {"treatments": ["A"]}}, "each once; got .'A'."),
+        ({"analysis": {"treatments": ["B", "B"]}}, "each once; got .'B', 'B'."),
+        ({"analysis": {"treatments": []}}, "each once; got .."),
+    ],
+)
+def test_a_mapping_that_cannot_be_meant_is_refused(tmp_path: Path, changes: Any, said: str) -> None:
+    table().to_csv(tmp_path / "runs.csv", index=False)
+
+    with pytest.raises(ResultsError, match=said):
+        judged("csv", tmp_path / "runs.csv", mapped(**changes), tmp_path / "out")
+
+
+def test_runs_of_one_arm_alone_are_refused(tmp_path: Path) -> None:
+    table().query("method == 'A'").to_csv(tmp_path / "runs.csv", index=False)
+
+    with pytest.raises(ResultsError, match="all runs are of arm 'A'"):
+        judged("csv", tmp_path / "runs.csv", mapped(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("seeds", [["00", "1", 2, 3.0, 4, 5, 5], [["t", 0], ["t", 1], ["t", 2]]])
+def test_planned_seeds_are_read_as_those_found_are(tmp_path: Path, seeds: list[Any]) -> None:
+    table().assign(task="t").to_csv(tmp_path / "runs.csv", index=False)
+    named = {"seed": ["task", "seed"]} if isinstance(seeds[0], list) else {}
+
+    found = judged("csv", tmp_path / "runs.csv", mapped(seeds=seeds, **named), tmp_path / "out")
+
+    assert found.planned == found.pairs == (3 if named else 6)
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "None", "-"])
+def test_a_missing_seed_of_a_task_is_no_block(tmp_path: Path, word: str) -> None:
+    rows = table().assign(task="t").astype({"seed": str})
+    rows.loc[rows["seed"] == "3", "seed"] = word
+    rows.to_csv(tmp_path / "runs.csv", index=False)
+
+    with pytest.raises(ResultsError, match="no seed in task and seed for 6 of 36 rows"):
+        judged("csv", tmp_path / "runs.csv", mapped(seed=["task", "seed"]), tmp_path / "out")
+
+
+@pytest.mark.parametrize("scale", [1e16, 1e18])
+def test_steps_that_no_reader_keeps_exact_are_refused(tmp_path: Path, scale: float) -> None:
+    table().assign(iter=lambda rows: rows["iter"] * scale).to_csv(tmp_path / "runs.csv", index=False)
+
+    with pytest.raises(ResultsError, match=r"line 2: iter is 1e\+\d+; steps count from 0 up to 2\^53"):
+        judged("csv", tmp_path / "runs.csv", mapped(), tmp_path / "out")
+
+
+def test_runs_short_of_the_planned_steps_are_told_by_these(tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "runs.csv", index=False)
+
+    judged("csv", tmp_path / "runs.csv", mapped(planned_steps=3000), tmp_path / "out")
+
+    assert "12 of 12 runs ended before iter 3000" in remarks(tmp_path / "out")
+
+
+def test_the_first_step_at_which_an_accuracy_is_reached_is_an_endpoint(tmp_path: Path) -> None:
+    rows = table().assign(loss=lambda rows: 1 - rows["loss"] / 2)
+    rows.to_csv(tmp_path / "runs.csv", index=False)
+    mapping = mapped(metrics={"eval_accuracy": "loss"}, analysis={"primary": "steps_to_20", "margin": 10.0})
+
+    assert judged("csv", tmp_path / "runs.csv", mapping, tmp_path / "out").pairs == 6
+
+
+def test_a_missing_status_is_none(tmp_path: Path) -> None:
+    table().assign(state="NA").to_csv(tmp_path / "runs.csv", index=False)
+
+    assert judged("csv", tmp_path / "runs.csv", mapped(status="state"), tmp_path / "out").pairs == 6
+
+
+def test_exit_codes_are_translated_as_yaml_reads_them(tmp_path: Path) -> None:
+    table().assign(code=0).to_csv(tmp_path / "runs.csv", index=False)
+    mapping = mapped(status="code", statuses={0: "completed", 1: "crashed"})
+
+    assert judged("csv", tmp_path / "runs.csv", mapping, tmp_path / "out").pairs == 6
+
+
+@pytest.mark.parametrize("claim", [{"direction": "max"}, {"unit": "bits"}])
+def test_kvtunes_own_names_keep_their_meaning(tmp_path: Path, claim: dict[str, str]) -> None:
+    mapping = mapped(metrics={"eval_ce": {"column": "loss", **claim}}, analysis={"primary": "eval_ce"})
+
+    with pytest.raises(ResultsError, match=r"eval_ce is kvtune's own name .*: leave direction and unit out"):
+        judged("csv", written(tmp_path, table()), mapping, tmp_path / "out")

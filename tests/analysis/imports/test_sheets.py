@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -113,7 +115,12 @@ def test_what_is_not_finite_is_a_divergence(tmp_path: Path, word: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("tensor(1.2500)", 1.25), ("tensor([1.25], device='cuda:0')", 1.25), ("array(1.25)", 1.25)],
+    [
+        ("tensor(1.2500)", 1.25),
+        ("tensor([1.25], device='cuda:0')", 1.25),
+        ("tensor(1.2500, device='cuda:0', grad_fn=<NllLossBackward0>)", 1.25),
+        ("array(1.25)", 1.25),
+    ],
 )
 def test_a_printed_tensor_is_its_number_and_its_rounding_is_told(
     tmp_path: Path, text: str, number: float
@@ -125,7 +132,9 @@ def test_a_printed_tensor_is_its_number_and_its_rounding_is_told(
 
     metrics = load(tmp_path / "out").metrics
     assert metrics["value"].iloc[0] == number
-    assert "1 values of loss were logged as printed tensors" in remarks(tmp_path / "out")
+    assert "Values of loss logged as printed tensors, which keep four decimals: 1." in remarks(
+        tmp_path / "out"
+    )
 
 
 @pytest.mark.parametrize("text", ["1_000", "1,400", "80%", "about 2", "1.2.3"])
@@ -150,7 +159,7 @@ def test_a_number_that_may_be_a_thousand_or_a_fraction_is_refused(tmp_path: Path
     rows["loss"] = rows["loss"].str.replace(".", ",")
     rows.loc[3, "loss"] = "1.825"
 
-    with pytest.raises(ResultsError, match=r"line 5: '1\.825' in column 'loss', which has decimal commas"):
+    with pytest.raises(ResultsError, match=r"in column 'loss' may be a thousand or a fraction"):
         judged("csv", written(tmp_path, rows, sep=";"), mapped(), tmp_path / "out")
 
 
@@ -185,7 +194,7 @@ def test_a_row_of_more_or_fewer_fields_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path, table())
     file.write_text(file.read_text().replace("A,0,200,", "A,0,200,7,"))
 
-    with pytest.raises(ResultsError, match=r"line 3: 5 fields, where there are 4 columns"):
+    with pytest.raises(ResultsError, match=r"line 3: 5 fields, where line 1 has 4"):
         judged("csv", file, mapped(), tmp_path / "out")
 
 
@@ -210,7 +219,7 @@ def test_files_without_a_header_say_so_and_are_read_by_the_columns_numbers(tmp_p
         metrics={"val_loss": {"column": "2", "direction": "min"}},
     )  # fmt: skip
 
-    with pytest.raises(ResultsError, match=r"environment\.csv, line 1, holds only numbers .*header: false"):
+    with pytest.raises(ResultsError, match=r"environment\.csv, line 1, holds numbers .*header: false"):
         judged("csv", tmp_path / "logs", mapping, tmp_path / "out")
     found = judged("csv", tmp_path / "logs", {**mapping, "header": False}, tmp_path / "out")
 
@@ -262,7 +271,7 @@ def test_fractions_of_an_epoch_are_steps(tmp_path: Path) -> None:
 def test_steps_below_zero_are_refused(tmp_path: Path) -> None:
     rows = table().assign(iter=lambda t: -t["iter"])
 
-    with pytest.raises(ResultsError, match=r"line 2: iter is -100; steps count upwards from 0"):
+    with pytest.raises(ResultsError, match=r"line 2: iter is -100; steps count from 0 up"):
         judged("csv", written(tmp_path, rows), mapped(), tmp_path / "out")
 
 
@@ -303,3 +312,84 @@ def test_a_value_that_stands_twice_asks_which_counts(tmp_path: Path) -> None:
     assert last.rows[0].baseline == pytest.approx(1.4 + 1e-7, abs=1e-12)
     assert first.rows[0].baseline == value("A", 0, 300)
     assert "12 runs have values twice, of which the one written last counts" in remarks(tmp_path / "last")
+
+
+def test_a_thousand_of_another_column_is_no_fraction(tmp_path: Path) -> None:
+    """500, 1.000 and 1.500 beside losses with decimal commas: the last step is 1500."""
+    rows = table().assign(iter=lambda rows: (rows["iter"] * 5).map("{:,}".format).str.replace(",", "."))
+    rows["loss"] = rows["loss"].map("{:.4f}".format).str.replace(".", ",")
+
+    with pytest.raises(ResultsError, match=r"line 3: '1\.000' in column 'iter' may be a thousand or"):
+        judged("csv", written(tmp_path, rows, sep=";"), mapped(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["runs.CSV", "runs.csv.gz", "runs.pq"])
+def test_tables_in_a_folder_are_known_by_their_usual_endings(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    if name.endswith("pq"):
+        table().to_parquet(folder / name)
+    else:
+        table().to_csv(folder / name, index=False)
+
+    assert judged("csv", folder, mapped(), tmp_path / "out").difference == pytest.approx(DIFFERENCE)
+
+
+def test_a_workbook_is_told_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "runs.xlsx").write_bytes(b"PK\x03\x04 and so on")
+
+    with pytest.raises(ResultsError, match=r"runs\.xlsx is no UTF-8 text \(it is a workbook.*save it as CSV"):
+        judged("csv", tmp_path / "runs.xlsx", mapped(), tmp_path / "out")
+
+
+def test_a_first_line_with_numbers_is_no_header_where_no_column_of_the_mapping_is_in_it(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ResultsError, match=r"line 1, holds numbers \(A, 0, 100, 1\.8\)"):
+        judged("csv", written(tmp_path, table(), header=False), mapped(), tmp_path / "out")
+
+
+def test_columns_of_a_headerless_file_may_be_given_as_numbers(tmp_path: Path) -> None:
+    loss = {"val_loss": {"column": 3, "direction": "min"}}
+    mapping = mapped(header=False, arm=0, seed=1, step=2, metrics=loss)
+
+    found = judged("csv", written(tmp_path, table(), header=False), mapping, tmp_path / "out")
+
+    assert found.difference == pytest.approx(DIFFERENCE)
+
+
+def test_a_treatment_that_a_wide_table_lacks_is_named(tmp_path: Path) -> None:
+    rows = table(steps=(300,)).pivot(index="seed", columns="method", values="loss").reset_index()
+    mapping = mapped(step=None, analysis={"treatments": ["C"]})
+
+    with pytest.raises(ResultsError, match=r"runs\.csv: analysis\.treatments: arm 'C' is unknown"):
+        judged("csv", written(tmp_path, rows), mapping, tmp_path / "out")
+
+
+def test_the_arms_of_a_wide_table_are_named(tmp_path: Path) -> None:
+    rows = table(steps=(300,)).pivot(index="seed", columns="method", values="loss").reset_index()
+
+    judged("csv", written(tmp_path, rows.assign(C=1.0)), mapped(step=None), tmp_path / "out")
+
+    assert "a column for every arm (A, B, C)" in remarks(tmp_path / "out")
+
+
+def test_a_parquet_file_with_a_column_twice_is_read_but_for_these(tmp_path: Path) -> None:
+    rows = pa.Table.from_pandas(table(), preserve_index=False)
+    pq.write_table(
+        rows.append_column("x", rows["loss"]).append_column("x", rows["loss"]), tmp_path / "a.parquet"
+    )
+    mapping = mapped(metrics={"val_loss": {"column": "x", "direction": "min"}})
+
+    assert judged("parquet", tmp_path / "a.parquet", mapped(), tmp_path / "out").pairs == 6
+    with pytest.raises(ResultsError, match=r"columns 5 and 6 are all called 'x'"):
+        judged("parquet", tmp_path / "a.parquet", mapping, tmp_path / "again")
+
+
+def test_numpys_scalars_keep_all_their_digits(tmp_path: Path) -> None:
+    rows = table().assign(loss=lambda rows: rows["loss"].map("np.float64({})".format))
+
+    found = judged("csv", written(tmp_path, rows), mapped(), tmp_path / "out")
+
+    assert found.difference == pytest.approx(DIFFERENCE)
+    assert "printed tensors" not in remarks(tmp_path / "out")

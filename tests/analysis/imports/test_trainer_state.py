@@ -8,7 +8,7 @@ import pytest
 from transformers import TrainerState
 
 from analysis import ResultsError
-from tests.analysis.imports.records import DIFFERENCE, STEPS, judged, mapped, statuses, value
+from tests.analysis.imports.records import DIFFERENCE, STEPS, judged, mapped, remarks, statuses, value
 
 MAPPING = mapped(
     arm={"run": "^([AB])-"}, seed={"run": "-([0-9]+)$"}, step=None,
@@ -74,3 +74,35 @@ def test_a_state_without_a_history_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ResultsError, match=r"trainer_state\.json has no log_history"):
         judged("huggingface", tmp_path, MAPPING, tmp_path / "out")
+
+
+def test_a_run_that_ended_is_complete_though_it_logged_last_before_its_end(tmp_path: Path) -> None:
+    for arm in "AB":
+        for seed in range(6):
+            save(tmp_path / "outputs", arm, seed, upto=200)
+    for file in tmp_path.rglob("checkpoint-200/trainer_state.json"):
+        state = TrainerState.load_from_json(str(file))
+        state.global_step = state.max_steps = 250
+        state.save_to_json(str(file))
+
+    assert judged("huggingface", tmp_path / "outputs", MAPPING, tmp_path / "out").pairs == 6
+
+
+def test_planned_steps_are_no_epochs(outputs: Path, tmp_path: Path) -> None:
+    for folder in outputs.iterdir():
+        (folder / "trainer_state.json").unlink()
+        state = TrainerState.load_from_json(str(folder / "checkpoint-300" / "trainer_state.json"))
+        state.max_steps = 900
+        state.save_to_json(str(folder / "checkpoint-300" / "trainer_state.json"))
+
+    assert judged("huggingface", outputs, MAPPING | {"step": "epoch"}, tmp_path / "epochs").pairs == 6
+    assert judged("huggingface", outputs, MAPPING, tmp_path / "steps").pairs == 0
+    assert "12 of 12 runs ended before step 900" in remarks(tmp_path / "steps")
+
+
+def test_a_run_that_ended_before_its_first_log_is_a_run(outputs: Path, tmp_path: Path) -> None:
+    (outputs / "B-1" / "trainer_state.json").write_text('{"log_history": [], "max_steps": 300}')
+
+    judged("huggingface", outputs, MAPPING, tmp_path / "out")
+
+    assert statuses(tmp_path / "out")["B-seed1"][0] == "stopped"

@@ -1,4 +1,4 @@
-"""Ray Tune experiments as users run them: a retry, a crash, a NaN, a restored trial, ASHA and Ctrl-C.
+"""Ray Tune experiments as users run them: a retry, a crash, a NaN, a restored trial, ASHA, Ctrl-C and PBT.
 
 Run by test_ray_tune.py, in a process of its own, with a folder. Arms A and B; three iterations of a loss that
 B lowers by 0.1.
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import ray
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining
 
 STORAGE = Path(sys.argv[1])
 
@@ -51,8 +51,8 @@ def train(config):
             raise RuntimeError("a step after its checkpoint")
 
 
-def grid(seeds):
-    return {"method": tune.grid_search(["A", "B"]), "seed": tune.grid_search(seeds), "lr": 0.01}
+def grid(arms, seeds):
+    return {"method": tune.grid_search(list(arms)), "seed": tune.grid_search(seeds), "lr": 0.01}
 
 
 class Interrupt(tune.Callback):
@@ -66,7 +66,7 @@ class Interrupt(tune.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def run(name, seeds, callbacks=None, cpus=1, **tuning):
+def run(name, seeds, callbacks=None, cpus=1, arms=("A", "B"), **tuning):
     failures = tune.FailureConfig(max_failures=1)
     config = tune.RunConfig(
         name=name, storage_path=str(STORAGE), failure_config=failures, verbose=0, callbacks=callbacks
@@ -74,7 +74,7 @@ def run(name, seeds, callbacks=None, cpus=1, **tuning):
     tuning = tune.TuneConfig(reuse_actors=True, **tuning)
     tune.Tuner(
         tune.with_resources(train, {"cpu": cpus}),
-        param_space=grid(seeds),
+        param_space=grid(arms, seeds),
         run_config=config,
         tune_config=tuning,
     ).fit()
@@ -87,3 +87,8 @@ halving = AsyncHyperBandScheduler(
 )
 run("asha", [0, 1], scheduler=halving, max_concurrent_trials=1)
 run("interrupted", [5, 6, 7], callbacks=[Interrupt()], cpus=4)
+run("none", [0], arms=(None, True))
+copying = PopulationBasedTraining(
+    "training_iteration", "loss", "min", perturbation_interval=1, hyperparam_mutations={"lr": [0.01, 0.1]}
+)
+run("pbt", [0, 1], scheduler=copying)
