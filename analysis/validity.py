@@ -41,6 +41,12 @@ class Gate:
 
 BY_MODULE = re.compile(r"all:\w{16}( \w+:\w{16})+")
 """init_hash as trials write it: of all initial weights, and of each module by itself."""
+ALL_MODULES = re.compile(r"[0-9a-f]{16}")
+"""init_hash as trials of version 0.1 wrote it."""
+TOGETHER = (
+    "; version 0.1 hashed all modules together, so that an arm which lacks one differs by that alone: "
+    "to compare the others, run both arms anew under another name (--set name=...)"
+)
 BY_SEED = ("data_order_hash", "init_hash")
 """What follows from a trial's seed, and so differs by design in an A/A over other seeds."""
 
@@ -205,10 +211,11 @@ def _equal_within_pairs(rows: pd.DataFrame, column: str) -> Gate:
     # A trial that stopped early has seen fewer tokens by right.
     rows = rows[rows["kind"] == "paired"] if column == "tokens_seen" else rows
     known = rows[rows[f"treatment_{column}"].notna() & rows[f"baseline_{column}"].notna()]
-    compared = known.assign(of="") if column != "init_hash" else _by_shared_modules(known)
+    compared = known.assign(of="", together=False) if column != "init_hash" else _by_shared_modules(known)
     differing = _differing(compared, column)
     if len(differing):
         detail = _first_difference(differing, column, column + differing["of"].iloc[0])
+        detail += TOGETHER if differing["together"].any() else ""
         return Gate(name=name, status="failed", detail=detail)
     unknown = int((rows["kind"] == "paired").sum() - (known["kind"] == "paired").sum())
     if unknown or known.empty:
@@ -221,12 +228,17 @@ def _by_shared_modules(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with init_hash of what both sides have, and `of`, which names it where that is not all.
 
     A module that one arm lacks, such as the hidden projector of an arm without CODI, is no difference.
+    `together`: whether a side has version 0.1's hash, of which no module can be told.
     """
-    sides = (rows[f"{side}_init_hash"].map(_hashes) for side in ("treatment", "baseline"))
-    found = [_shared(ours, theirs) for ours, theirs in zip(*sides, strict=True)]
-    return rows.assign(
-        **{name: [one[name] for one in found] for name in ("of", "treatment_init_hash", "baseline_init_hash")}
-    )
+    sides = [rows[f"{side}_init_hash"] for side in ("treatment", "baseline")]
+    found = [_shared(_hashes(ours), _hashes(theirs)) for ours, theirs in zip(*sides, strict=True)]
+    names = ("of", "treatment_init_hash", "baseline_init_hash")
+    old = [any(_of_version_0_1(one) for one in pair) for pair in zip(*sides, strict=True)]
+    return rows.assign(together=old, **{name: [one[name] for one in found] for name in names})
+
+
+def _of_version_0_1(value: Any) -> bool:
+    return isinstance(value, str) and ALL_MODULES.fullmatch(value) is not None
 
 
 def _hashes(value: Any) -> dict[str, Any]:
