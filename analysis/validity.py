@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,17 +91,24 @@ def _no_seed_replaced(experiment: Experiment, arms: tuple[str, str]) -> Gate:
     strays = strays[~strays["status"].isin(ADMINISTRATIVE) | strays["trial_id"].isin(evaluated)]
     failed = sorted({int(seed) for seed in strays.loc[strays["status"].isin(FAILURES), "seed"]})
     if dropped or failed:
-        out = map(plan.seed_name, sorted({*dropped, *failed}))
-        told = f" (seeds {_listed(map(plan.seed_name, failed))} failed)" if failed else ""
+        out = sorted({*dropped, *failed})
+        told = f" ({_seeds(plan, failed)} failed)" if failed else ""
         return Gate(
             name=name,
             status="failed",
-            detail=f"seeds {_listed(out)} ran{told} and are planned no more: a seed is never replaced by a "
-            "fresh one; plan them again, or start a new experiment",
+            detail=f"{_seeds(plan, out)} ran{told} and {'is' if len(out) == 1 else 'are'} planned no more: a "
+            f"seed is never replaced by a fresh one; plan {'it' if len(out) == 1 else 'them'} again, or "
+            "start a new experiment",
         )
-    aside = [plan.seed_name(seed) for seed in sorted({int(seed) for seed in strays["seed"]})]
-    detail = f"seeds {_listed(aside)} ran and were never planned: left aside" if aside else "all are planned"
+    aside = sorted({int(seed) for seed in strays["seed"]})
+    kept = f"{_seeds(plan, aside)} ran and {'was' if len(aside) == 1 else 'were'} never planned: left aside"
+    detail = kept if aside else "all are planned"
     return Gate(name=name, status="passed", detail=detail)
+
+
+def _seeds(plan: Plan, seeds: Sequence[int]) -> str:
+    """ "seed 8", "seeds 8, 9"."""
+    return f"seed{'s' * (len(seeds) > 1)} {_listed(map(plan.seed_name, seeds))}"
 
 
 def _unknown_runs(imported: Imported) -> str:
@@ -297,7 +304,7 @@ def _same_evaluations(rows: pd.DataFrame, endpoint: Endpoint) -> Gate:
         return Gate(name=name, status="not checked", detail="no pair to check")
     points = both["treatment_points"].astype("int64")
     seen = str(points.min()) if points.min() == points.max() else f"{points.min()} to {points.max()}"
-    return Gate(name=name, status="passed", detail=f"{seen} evaluations a run")
+    return Gate(name=name, status="passed", detail=f"{seen} evaluation{'s' * (seen != '1')} a run")
 
 
 def _differing(rows: pd.DataFrame, column: str) -> pd.DataFrame:
