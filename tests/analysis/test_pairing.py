@@ -312,10 +312,14 @@ def test_hashes_of_all_modules_together_are_told_with_the_way_to_compare_each(ou
     assert ("under another name (--set name=...)" in weights_gate(ours, theirs).detail) == said
 
 
-def weights_gate(ours, theirs):
+def test_hashes_of_imported_runs_are_not_taken_for_ours_of_before():
+    assert "--set name" not in weights_gate("5" * 16, "6" * 16, own=False).detail
+
+
+def weights_gate(ours, theirs, own=True):
     sides = {"treatment_init_hash": [ours], "baseline_init_hash": [theirs]}
     rows = pd.DataFrame({"seed": [7], "block": ["7"], "kind": ["paired"], **sides})
-    return _equal_within_pairs(rows, "init_hash")
+    return _equal_within_pairs(rows, "init_hash", own=own)
 
 
 def test_a_run_that_stopped_early_may_have_seen_fewer_tokens():
