@@ -73,7 +73,8 @@ class Extension:
             if self.costs
             else "a look at so few seeds could not claim anything, so the level holds"
         )
-        return f"{EXTENSION} (seeds {seeds} were added after a look at {looks}; {tail})"
+        were = f"seed {seeds} was" if len(self.added) == 1 else f"seeds {seeds} were"
+        return f"{EXTENSION} ({were} added after a look at {looks}; {tail})"
 
 
 def extension_of(plan: Plan, arms: Sequence[str]) -> Extension | None:

@@ -162,8 +162,9 @@ def _looks(results: Results) -> Iterator[str]:
     elif imported is not None:
         yield f"Whether the data were looked at before is not known; {state} have ended in both arms."
     elif all(look.final for look in looks):
-        seeds = f"all {looks[0].planned} planned seeds"
-        yield f"The plan provides for one test, at the end, and {seeds} have ended."
+        count = looks[0].planned
+        seeds = "the one planned seed has" if count == 1 else f"all {count} planned seeds have"
+        yield f"The plan provides for one test, at the end, and {seeds} ended."
     else:
         yield f"This is an interim state, {state}; the plan provides for one test, at the end."
     for banner in dict.fromkeys(c.banner for c in results.comparisons if c.banner):

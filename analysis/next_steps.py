@@ -102,13 +102,14 @@ def _open(comparison: Comparison) -> str:
         )
     if tests == ("t",):
         return f"Look at what sets single seeds so far apart from the others. {_seeds_needed(comparison)}"
-    return _seeds_needed(comparison)
+    more = "More seeds, in a new experiment. " if comparison.needed is None else ""
+    return f"{more}{_seeds_needed(comparison)}"
 
 
 def _seeds_needed(comparison: Comparison) -> str:
     needed, pairs = comparison.needed, comparison.pairs
     if needed is None:
-        return "Name a smallest effect of interest (sesoi) beforehand to learn how many seeds it takes."
+        return f"{_found_by_so_many(comparison)}Name a smallest effect of interest (sesoi) to learn how many."
     least, most = needed.at_sd, needed.at_upper_sd
     if most is not None and most <= pairs:
         enough = f"{pairs} seeds already have 80 % power for an effect of {needed.effect:g}"
@@ -120,6 +121,14 @@ def _seeds_needed(comparison: Comparison) -> str:
         f"80 % power for an effect of {needed.effect:g} takes {count} seeds in all (at this SD, and at its "
         "upper 80 % limit): plan them as a new experiment."
     )
+
+
+def _found_by_so_many(comparison: Comparison) -> str:
+    """What difference so many pairs find, where that can be told."""
+    if comparison.detectable is None:
+        return ""
+    least = number(comparison.detectable, decimals_of(comparison))
+    return f"{comparison.pairs} have 80 % power for a difference of {least}; a smaller one takes more. "
 
 
 def _distance(comparison: Comparison) -> str:

@@ -244,13 +244,17 @@ def _change(comparison: Comparison) -> str:
             f"{comparison.treatment} changed {comparison.endpoint.label} by 0 against {comparison.baseline}"
         )
     verb, judged = "raised" if change > 0 else "lowered", "worse" if change * harm_sign > 0 else "better"
-    size = number(abs(change), decimals_of(comparison))
-    if not float(size):
-        size = f"{abs(change):.1g}"
+    size = _magnitude(change, decimals_of(comparison))
     return (
         f"{comparison.treatment} {verb} {comparison.endpoint.label} by {size}, {judged} than "
         f"{comparison.baseline}"
     )
+
+
+def _magnitude(change: float, decimals: int) -> str:
+    """Its size; in one digit where so few decimals would make 0 of it, which has no direction."""
+    size = number(abs(change), decimals)
+    return size if float(size) else f"{abs(change):.1g}"
 
 
 def _estimate(comparison: Comparison) -> str:
@@ -347,7 +351,7 @@ def harms_of(comparison: Comparison, interval: tuple[float, float]) -> tuple[flo
 
 
 def _size(harm: float, decimals: int) -> str:
-    size = number(abs(harm), decimals)
+    size = _magnitude(harm, decimals)
     return f"{size} {'worse' if harm > 0 else 'better'}" if harm else "no change"
 
 

@@ -102,7 +102,16 @@ def _data(fields: Fields, experiment: Experiment) -> str:
 
 def _rows(fields: Fields, experiment: Experiment) -> str:
     size = fields["subset_size"]
-    return f"{'all' if size is None else f'{size:,}'} for training, {fields['eval_size']:,} held out"
+    held_out = _held_out(fields["eval_size"], experiment)
+    return f"{'all' if size is None else f'{size:,}'} for training, {held_out} held out"
+
+
+def _held_out(asked: int, experiment: Experiment) -> str:
+    """As many as were answered: a small file has fewer rows than were asked for."""
+    items = experiment.items
+    if items is None or items.empty:
+        return f"up to {asked:,}"
+    return f"{min(asked, int(items['trial_id'].value_counts().max())):,}"
 
 
 def _batch(fields: Fields, experiment: Experiment) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,12 @@ class Gate:
 
 BY_MODULE = re.compile(r"all:\w{16}( \w+:\w{16})+")
 """init_hash as trials write it: of all initial weights, and of each module by itself."""
+ALL_MODULES = re.compile(r"[0-9a-f]{16}")
+"""init_hash as trials of version 0.1 wrote it."""
+TOGETHER = (
+    "; version 0.1 hashed all modules together, so that an arm which lacks one differs by that alone: "
+    "to compare the others, run both arms anew under another name (--set name=...)"
+)
 BY_SEED = ("data_order_hash", "init_hash")
 """What follows from a trial's seed, and so differs by design in an A/A over other seeds."""
 
@@ -59,7 +65,9 @@ def _gates(experiment: Experiment, pairs: Pairs) -> Iterator[Gate]:
     offset = plan.seed_offset(pairs.treatment) - plan.seed_offset(pairs.baseline)
     for column in RECORDED:
         yield (
-            _by_design(column, offset) if offset and column in BY_SEED else _equal_within_pairs(rows, column)
+            _by_design(column, offset)
+            if offset and column in BY_SEED
+            else _equal_within_pairs(rows, column, own=plan.imported is None)
         )
     yield _endpoint_exists(rows, pairs.endpoint, pairs.treatment, pairs.baseline)
     yield _same_evaluations(rows, pairs.endpoint)
@@ -85,17 +93,24 @@ def _no_seed_replaced(experiment: Experiment, arms: tuple[str, str]) -> Gate:
     strays = strays[~strays["status"].isin(ADMINISTRATIVE) | strays["trial_id"].isin(evaluated)]
     failed = sorted({int(seed) for seed in strays.loc[strays["status"].isin(FAILURES), "seed"]})
     if dropped or failed:
-        out = map(plan.seed_name, sorted({*dropped, *failed}))
-        told = f" (seeds {_listed(map(plan.seed_name, failed))} failed)" if failed else ""
+        out = sorted({*dropped, *failed})
+        told = f" ({_seeds(plan, failed)} failed)" if failed else ""
         return Gate(
             name=name,
             status="failed",
-            detail=f"seeds {_listed(out)} ran{told} and are planned no more: a seed is never replaced by a "
-            "fresh one; plan them again, or start a new experiment",
+            detail=f"{_seeds(plan, out)} ran{told} and {'is' if len(out) == 1 else 'are'} planned no more: a "
+            f"seed is never replaced by a fresh one; plan {'it' if len(out) == 1 else 'them'} again, or "
+            "start a new experiment",
         )
-    aside = [plan.seed_name(seed) for seed in sorted({int(seed) for seed in strays["seed"]})]
-    detail = f"seeds {_listed(aside)} ran and were never planned: left aside" if aside else "all are planned"
+    aside = sorted({int(seed) for seed in strays["seed"]})
+    kept = f"{_seeds(plan, aside)} ran and {'was' if len(aside) == 1 else 'were'} never planned: left aside"
+    detail = kept if aside else "all are planned"
     return Gate(name=name, status="passed", detail=detail)
+
+
+def _seeds(plan: Plan, seeds: Sequence[int]) -> str:
+    """ "seed 8", "seeds 8, 9"."""
+    return f"seed{'s' * (len(seeds) > 1)} {_listed(map(plan.seed_name, seeds))}"
 
 
 def _unknown_runs(imported: Imported) -> str:
@@ -200,15 +215,17 @@ def _as_planned(rows: pd.DataFrame) -> Gate:
     return Gate(name=name, status="passed", detail="config_hash as planned")
 
 
-def _equal_within_pairs(rows: pd.DataFrame, column: str) -> Gate:
+def _equal_within_pairs(rows: pd.DataFrame, column: str, *, own: bool) -> Gate:
+    """own: whether kvtune made the runs, so that a hash of its old form is one."""
     name = f"{RECORDED[column]} within each pair"
     # A trial that stopped early has seen fewer tokens by right.
     rows = rows[rows["kind"] == "paired"] if column == "tokens_seen" else rows
     known = rows[rows[f"treatment_{column}"].notna() & rows[f"baseline_{column}"].notna()]
-    compared = known.assign(of="") if column != "init_hash" else _by_shared_modules(known)
+    compared = known.assign(of="", together=False) if column != "init_hash" else _by_shared_modules(known)
     differing = _differing(compared, column)
     if len(differing):
         detail = _first_difference(differing, column, column + differing["of"].iloc[0])
+        detail += TOGETHER if own and differing["together"].any() else ""
         return Gate(name=name, status="failed", detail=detail)
     unknown = int((rows["kind"] == "paired").sum() - (known["kind"] == "paired").sum())
     if unknown or known.empty:
@@ -221,12 +238,17 @@ def _by_shared_modules(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with init_hash of what both sides have, and `of`, which names it where that is not all.
 
     A module that one arm lacks, such as the hidden projector of an arm without CODI, is no difference.
+    `together`: whether a side has version 0.1's hash, of which no module can be told.
     """
-    sides = (rows[f"{side}_init_hash"].map(_hashes) for side in ("treatment", "baseline"))
-    found = [_shared(ours, theirs) for ours, theirs in zip(*sides, strict=True)]
-    return rows.assign(
-        **{name: [one[name] for one in found] for name in ("of", "treatment_init_hash", "baseline_init_hash")}
-    )
+    sides = [rows[f"{side}_init_hash"] for side in ("treatment", "baseline")]
+    found = [_shared(_hashes(ours), _hashes(theirs)) for ours, theirs in zip(*sides, strict=True)]
+    names = ("of", "treatment_init_hash", "baseline_init_hash")
+    old = [any(_of_version_0_1(one) for one in pair) for pair in zip(*sides, strict=True)]
+    return rows.assign(together=old, **{name: [one[name] for one in found] for name in names})
+
+
+def _of_version_0_1(value: Any) -> bool:
+    return isinstance(value, str) and ALL_MODULES.fullmatch(value) is not None
 
 
 def _hashes(value: Any) -> dict[str, Any]:
@@ -285,7 +307,7 @@ def _same_evaluations(rows: pd.DataFrame, endpoint: Endpoint) -> Gate:
         return Gate(name=name, status="not checked", detail="no pair to check")
     points = both["treatment_points"].astype("int64")
     seen = str(points.min()) if points.min() == points.max() else f"{points.min()} to {points.max()}"
-    return Gate(name=name, status="passed", detail=f"{seen} evaluations a run")
+    return Gate(name=name, status="passed", detail=f"{seen} evaluation{'s' * (seen != '1')} a run")
 
 
 def _differing(rows: pd.DataFrame, column: str) -> pd.DataFrame:

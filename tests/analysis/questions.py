@@ -22,6 +22,7 @@ def plan_of(
     *,
     margin: float | None = 0.02,
     direction: Any = "min",
+    sesoi: float | None = 0.05,
     history: Sequence[Earlier] = (),
     **fields: Any,
 ) -> Plan:
@@ -42,7 +43,7 @@ def plan_of(
         "contrasts": tuple(Contrast(treatment=arm, baseline=first) for arm in others),
         "baseline": first,
         "primary": Primary(
-            metric="eval_ce", split="eval", at="final", k=3, direction=direction, margin=margin, sesoi=0.05
+            metric="eval_ce", split="eval", at="final", k=3, direction=direction, margin=margin, sesoi=sesoi
         ),
         "secondary": ("eval_accuracy",),
         "alpha": 0.05,

@@ -181,7 +181,7 @@ def test_a_failed_seed_that_was_replaced_by_a_fresh_one_makes_the_contrast_inval
 
     assert without_folders.verdict == ran.verdict == "INVALID"
     assert never_ran.verdict == "SUPERIOR"
-    assert "seeds 99 ran and are planned no more: a seed is never replaced" in ran.sentence
+    assert "seed 99 ran and is planned no more: a seed is never replaced" in ran.sentence
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_failed_run_of_a_seed_that_is_not_planned_is_noticed_in_the_table(tmp_
     found = compare(load(all_seeds), treatment="structured")
 
     assert found.verdict == "INVALID"
-    assert "seeds 8 ran (seeds 8 failed)" in found.sentence
+    assert "seed 8 ran (seed 8 failed) and is planned no more" in found.sentence
 
 
 def test_the_report_tells_what_departed_from_the_plan():

@@ -299,11 +299,27 @@ def test_first_weights_that_differ_in_a_shared_module_are_no_pair(ours, theirs, 
     assert gate.detail.startswith(f"{what} for seeds 7 (seed 7: ")
 
 
-def weights_gate(ours, theirs):
-    rows = pd.DataFrame(
-        {"seed": [7], "kind": ["paired"], "treatment_init_hash": [ours], "baseline_init_hash": [theirs]}
-    )
-    return _equal_within_pairs(rows, "init_hash")
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        ("5" * 16, by_module(student="1", latent="2"), True),
+        ("5" * 16, "6" * 16, True),
+        (by_module(student="1"), by_module(student="4"), False),
+        ("a:1", "b:1", False),
+    ],
+)
+def test_hashes_of_all_modules_together_are_told_with_the_way_to_compare_each(ours, theirs, said):
+    assert ("under another name (--set name=...)" in weights_gate(ours, theirs).detail) == said
+
+
+def test_hashes_of_imported_runs_are_not_taken_for_ours_of_before():
+    assert "--set name" not in weights_gate("5" * 16, "6" * 16, own=False).detail
+
+
+def weights_gate(ours, theirs, own=True):
+    sides = {"treatment_init_hash": [ours], "baseline_init_hash": [theirs]}
+    rows = pd.DataFrame({"seed": [7], "block": ["7"], "kind": ["paired"], **sides})
+    return _equal_within_pairs(rows, "init_hash", own=own)
 
 
 def test_a_run_that_stopped_early_may_have_seen_fewer_tokens():

@@ -24,7 +24,7 @@ from analysis.page import checks_text
 from analysis.plan import read_object
 from analysis.report import write_report
 from analysis.results import analyse
-from analysis.setup import WEAK
+from analysis.setup import WEAK, setup_of
 from tests.analysis.fakes import FakeExperiment, loaded
 from tests.analysis.imports.records import mapped, table
 from tests.analysis.test_page import SCHEMA
@@ -293,7 +293,7 @@ def test_the_setup_is_told_on_the_page_and_in_the_methods(tmp_path: Path) -> Non
     assert setup["student"] == "tiny-llama, which reads the chain of thought itself"
     assert setup["teacher"] == "tiny-teacher, frozen (its own accuracy: 100.0 % of held-out problems solved)"
     assert setup["data set"] == "gsm8k from rows.jsonl"
-    assert setup["rows"] == "1,000 for training, 64 held out"
+    assert setup["rows"] == "1,000 for training, up to 64 held out"
     assert setup["batch"] == "2 micro-batches of 16 rows"
     assert setup["optimizer steps"] == "400 (3 passes over the training rows)"
     rate = "cosine after 50 steps of warm-up"
@@ -303,6 +303,15 @@ def test_the_setup_is_told_on_the_page_and_in_the_methods(tmp_path: Path) -> Non
     assert all(text in page for text in ("<h2>Setup</h2>", *setup.values()))
     assert f"teacher {setup['teacher']}" in methods(analyse(load(out)))
     assert json.loads(report.results.read_text())["setup"] == setup
+
+
+@pytest.mark.parametrize(("answered", "told"), [(28, "28"), (64, "64")])
+def test_the_setup_counts_the_held_out_rows_that_there_were(tmp_path: Path, answered: int, told: str) -> None:
+    out = with_setup(tmp_path, {"flat": {}, "structured": {}})
+    items = [(trial, f"row{k}", True) for trial in ("one", "other") for k in range(answered)]
+    pd.DataFrame(items, columns=["trial_id", "item_id", "correct"]).to_parquet(out / "items.parquet")
+
+    assert setup_of(load(out))["rows"] == f"1,000 for training, {told} held out"
 
 
 @pytest.mark.usefixtures("no_figures")

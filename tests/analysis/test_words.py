@@ -119,7 +119,25 @@ def test_where_only_the_shared_level_forbids_a_claim_the_range_is_at_that_level(
     assert found.next_step.startswith("Fewer questions that share the level, or more seeds")
 
 
+def test_an_end_of_the_range_that_few_decimals_make_zero_keeps_its_side():
+    found = against_zero([0.1096, 0.0348, 0.1024, 0.0307, -0.0307, 0.0136, -0.0013, 0.1323])
+
+    assert found.interval[0] < 0
+    assert number(found.interval[0], 3) == "0.000"
+    assert re.search(r"anything from 0\.000\d better to", found.sentence)
+
+
 # --- what would change it
+
+
+@pytest.mark.parametrize("imported", [None, IMPORTED])
+def test_without_an_effect_of_interest_the_difference_that_so_many_seeds_find_is_told(imported):
+    found = against_zero([0.05, -0.04, 0.06, -0.05, 0.045, 0.04, -0.05, -0.06], sesoi=None, imported=imported)
+
+    assert found.next_step == (
+        f"More seeds, in a new experiment. 8 have 80 % power for a difference of {found.detectable:.3f}; "
+        "a smaller one takes more. Name a smallest effect of interest (sesoi) to learn how many."
+    )
 
 
 FAILED = {("structured", place): "diverged" for place in range(4)}

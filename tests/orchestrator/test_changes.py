@@ -313,7 +313,7 @@ def test_a_seed_that_ran_is_missed_even_when_its_folders_are_deleted(place: Path
     found = compare(load(folder), treatment="structured")
 
     assert found.verdict == "INVALID"
-    assert "seeds 2 ran and are planned no more" in found.sentence
+    assert "seed 2 ran and is planned no more" in found.sentence
 
 
 def end_at_once(job: Job, on_row: object) -> None:
