@@ -115,11 +115,15 @@ def _found(table: Table, place: Place, asked_by: str) -> pd.Series[Any]:
 def _unmatched(table: Table, meaning: Mapped, arm: pd.Series[Any], seed: pd.Series[Any]) -> tuple[str, ...]:
     """Who lacks an arm or a seed: names of runs, or places of rows; refused unless they are to be ignored."""
     lost = arm.isna() | seed.isna()
+    if not lost.any():
+        return ()
     every = _names_of(table, meaning)
-    names = list(dict.fromkeys(every[lost]))
-    if not names or (meaning.unmatched == "ignore" and not lost.all()):
+    names = (
+        list(every[lost].unique()) if every is not None else [table.place(row) for row in lost.index[lost]]
+    )
+    if meaning.unmatched == "ignore" and not lost.all():
         return tuple(names)
-    total = every.nunique()
+    total = len(lost) if every is None else every.nunique()
     lacking = " and ".join(
         f"no {what} in {' and '.join(place.called for place in places)}"
         for what, places, told in (("arm", meaning.arm, arm), ("seed", meaning.seed, seed))
@@ -131,26 +135,22 @@ def _unmatched(table: Table, meaning: Mapped, arm: pd.Series[Any], seed: pd.Seri
         if lost.all()
         else ", or say `unmatched: ignore` in the mapping, which leaves them out and tells it"
     )
-    what = "runs" if _named(table, meaning) else "rows"
+    what = "rows" if every is None else "runs"
     raise ResultsError(
         f"the mapping finds {lacking} for {len(names)} of {total} {what}: {listed}. Correct its arm and "
         f"seed{way}."
     )
 
 
-def _named(table: Table, meaning: Mapped) -> bool:
-    """Whether rows have a run's name; in a CSV of all runs only where the mapping says so."""
-    if meaning.run is not None:
-        return True
-    return not (table.known["line"] > 0).all() or not (table.known["key"] == table.known["file"]).all()
+def _names_of(table: Table, meaning: Mapped) -> pd.Series[Any] | None:
+    """What every row's run is called: its name, where two share one what tells them apart.
 
-
-def _names_of(table: Table, meaning: Mapped) -> pd.Series[Any]:
-    """What every row's run is called, for messages: its name, where two share one what tells them apart."""
+    None in a CSV of all runs whose mapping names no column of them.
+    """
     if meaning.run is not None:
         return table.cells[meaning.run].fillna("without a name")
-    if not _named(table, meaning):
-        return pd.Series([table.place(row) for row in table.known.index], index=table.known.index)
+    if (table.known["line"] > 0).all() and (table.known["key"] == table.known["file"]).all():
+        return None
     keys = table.known.groupby("run")["key"].transform("nunique")
     return table.known["run"].where(keys == 1, table.known["key"]).astype(str)
 
@@ -165,8 +165,8 @@ def _blocks(
     """
     single = len(meaning.seed) == 1
     found = {
-        text: _spelled(text, f"{table.place(seed.index[seed == text][0])}: seed", plain=single)
-        for text in seed.unique()
+        text: _spelled(text, f"{table.place(row)}: seed", plain=single)
+        for row, text in seed.drop_duplicates().items()
     }
     given = [_spelled(text, "mapping: seeds:", plain=single) for text in meaning.seeds or []]
     planned = list(dict.fromkeys(given)) or sorted(set(found.values()), key=_natural)
@@ -318,9 +318,8 @@ def _status(word: str, meaning: Mapped) -> str:
     status = meaning.statuses.get(word, ENDINGS.get(small, small))
     if status not in STATUSES:
         raise ResultsError(
-            f"mapping: status {word!r} has no translation: statuses: {{{word}: STATUS}}, where STATUS is "
-            "one of "
-            f"{', '.join(STATUSES)}."
+            f"mapping: status {word!r} has no translation: statuses: {{{word}: STATUS}}, where STATUS is one "
+            f"of {', '.join(STATUSES)}."
         )
     return status
 
@@ -359,8 +358,7 @@ def _attempts(ends: pd.DataFrame) -> pd.DataFrame:
             names = runs["run"] if runs["run"].nunique() == len(runs) else runs["key"]
             raise ResultsError(
                 f"arm {arm!r} has {len(runs)} complete runs with seed {seed} ({', '.join(names)}): leave "
-                "all but one "
-                "out, or correct the mapping's arm and seed."
+                "all but one out, or correct the mapping's arm and seed."
             )
     order = ends.assign(late=late).sort_values("late", kind="stable")
     attempt = order.groupby(["arm", "seed"]).cumcount() + 1
