@@ -30,7 +30,9 @@ MAPPING: dict[str, Any] = {
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned")
     script = Path(__file__).with_name("tuned.py")
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    # Without what other tests of this process set for Ray, which then leaves Ctrl-C alone.
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
+    environment = plain | {"RAY_USAGE_STATS_ENABLED": "0"}
     subprocess.run([sys.executable, str(script), str(folder)], env=environment, check=True, timeout=500)
     return folder
 
