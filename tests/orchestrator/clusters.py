@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 120
+START_S = 240
 TOKEN = "test-token-" + "0" * 32
 
 
