@@ -79,7 +79,7 @@ def _refuse_foreign(folder: ResultsFolder) -> None:
 
 
 def _trial_id(arm: str, seed: int, runs: Runs) -> str:
-    return f"{arm}-seed{runs.seed_names.get(seed, seed)}"
+    return f"{arm}-seed{runs.seed_name(seed)}"
 
 
 def _names(runs: Runs) -> pd.DataFrame:

@@ -61,8 +61,11 @@ class Runs:
     def who(self, trial: Any) -> str:
         """A run, for sentences."""
         end = self.ends.loc[int(trial)]
-        seed = int(str(end["seed"]))
-        return f"arm {end['arm']}, seed {self.seed_names.get(seed, seed)}"
+        return f"arm {end['arm']}, seed {self.seed_name(int(str(end['seed'])))}"
+
+    def seed_name(self, seed: int) -> str:
+        """What a block is called."""
+        return self.seed_names.get(seed, str(seed))
 
 
 def runs_of(table: Table, meaning: Mapped) -> Runs:

@@ -1,5 +1,4 @@
-"""Other people's records as one table of texts, and beside it, never among their columns, what is known of
-it."""
+"""Other people's records as one table of texts; what is known of them stands beside it, never in it."""
 
 from __future__ import annotations
 
@@ -13,30 +12,11 @@ import pandas as pd
 
 from analysis.plan import ResultsError, unknown
 
-MISSING = frozenset(
-    {
-        "",
-        "na",
-        "n/a",
-        "n.a.",
-        "<na>",
-        "#n/a",
-        "#na",
-        "none",
-        "null",
-        "nil",
-        "-",
-        "--",
-        "–",
-        "—",
-        ".",
-        "?",
-        "missing",
-        "nat",
-    }
-)
-"""Words for a cell without a value, in small letters: R, pandas, spreadsheets. "nan" is a value: a logged
-NaN."""
+MISSING = frozenset({
+    "", "na", "n/a", "n.a.", "<na>", "#n/a", "#na", "none", "null", "nil", "-", "--", "–", "—", ".", "?",
+    "missing", "nat",
+})  # fmt: skip
+"""Words for a cell without a value, in small letters. "nan" is a value: a logged NaN."""
 TENSOR = re.compile(
     r"(?:tensor|array|np\.float\d+)\(\[*\s*([^\s\[\],()]+)\s*\]*(?:,[^()]*)?\)", re.IGNORECASE
 )
@@ -150,8 +130,7 @@ def table_of(
     remarks: Iterable[str] = (),
     twice: Iterable[tuple[str, str, str]] = (),
 ) -> Table:
-    """A source's rows with what is known of them; key and part are the run's name and the file if left
-    out."""
+    """A source's rows with what is known of them; without key and part these are run and file."""
     cells = cells.reset_index(drop=True)
     known = pd.DataFrame(index=cells.index)
     given = {

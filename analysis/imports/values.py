@@ -22,19 +22,15 @@ def values_of(runs: Runs, meaning: Mapped, keep: str) -> tuple[pd.DataFrame, lis
     keep: which value counts where a run has two at one step: refuse, first, or last.
     """
     parts, remarks = [], []
+    seconds = None if meaning.wall_s is None else runs.table.numbers(meaning.wall_s, "wall_s")
     for name, metric in meaning.metrics.items():
-        asked_by = f"metrics.{name}"
-        values = runs.table.numbers(metric.column, asked_by)
+        values = runs.table.numbers(metric.column, f"metrics.{name}")
         logged = runs.rows.loc[values.index].assign(value=values)
         _refuse_without_step(logged, runs, metric.column)
         _refuse_no_fraction(logged, runs, name, metric.column, metric.unit)
         once, told = _once(logged, runs, metric.column, keep, meaning)
-        seconds = (
-            np.nan
-            if meaning.wall_s is None
-            else runs.table.numbers(meaning.wall_s, "wall_s").reindex(once.index)
-        )
-        parts.append(once.assign(metric=name, wall_s=seconds))
+        wall_s = np.nan if seconds is None else seconds.reindex(once.index)
+        parts.append(once.assign(metric=name, wall_s=wall_s))
         remarks += told + _said_of_tensors(runs, metric.column, logged)
     table = pd.concat(parts, ignore_index=True)
     whole = (table["step"] % 1 == 0).all()
@@ -54,8 +50,7 @@ def _refuse_without_step(logged: pd.DataFrame, runs: Runs, column: str) -> None:
     if len(without):
         raise ResultsError(
             f"{runs.table.place(without.index[0])}: {column} has a value but {runs.step} has none "
-            f"({len(without)} such "
-            "rows): fill the step in, or name another column (step: COLUMN)."
+            f"({len(without)} such rows): fill the step in, or name another column (step: COLUMN)."
         )
 
 
@@ -68,8 +63,7 @@ def _refuse_no_fraction(logged: pd.DataFrame, runs: Runs, name: str, column: str
         raise ResultsError(
             f"{runs.table.place(wrong.index[0])}: {name} is a fraction from 0 to 1, and {column} is "
             f"{wrong['value'].iloc[0]:.12g} there: divide the column and the margin by 100, or give the "
-            "metric a name of its "
-            f"own: accuracy_percent: {{column: {column}, direction: max, unit: '%'}}."
+            f"metric a name of its own: accuracy_percent: {{column: {column}, direction: max, unit: '%'}}."
         )
 
 

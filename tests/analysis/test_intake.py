@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,40 +11,17 @@ import pytest
 
 from analysis import Comparison, ResultsError, compare, load
 from analysis.intake import import_runs
-
-STEPS = (100, 200, 300)
-MAPPING: dict[str, Any] = {
-    "arm": "method",
-    "seed": "seed",
-    "step": "iter",
-    "metrics": {"val_loss": {"column": "val/loss", "direction": "min", "unit": "nats"}},
-    "analysis": {"baseline": "A", "primary": "val_loss", "margin": 0.02},
-}
-
-
-def value(arm: str, seed: int, step: int) -> float:
-    return 2 - step / 500 - (0.1 + 0.001 * (seed % 3)) * (arm == "B") + 0.01 * seed
+from tests.analysis.imports import records
+from tests.analysis.imports.records import STEPS, mapped, value
 
 
 def table(seeds: int = 6) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"method": arm, "seed": seed, "iter": step, "val/loss": value(arm, seed, step), "lr": 0.01}
-            for arm in "AB"
-            for seed in range(seeds)
-            for step in STEPS
-        ]
-    )
-
-
-def mapped(**changes: Any) -> dict[str, Any]:
-    return {**copy.deepcopy(MAPPING), **changes}
+    return records.table(seeds).assign(lr=0.01)
 
 
 def judged(folder: Path, rows: pd.DataFrame, mapping: dict[str, Any]) -> Comparison:
     rows.to_csv(folder / "runs.csv", index=False)
-    out = import_runs("csv", [folder / "runs.csv"], mapping, "map.yaml", folder / "out")
-    return compare(load(out), treatment="B")
+    return records.judged("csv", folder / "runs.csv", mapping, folder / "out")
 
 
 def status_of(comparison: Comparison, seed: int) -> str:
@@ -95,9 +71,9 @@ def test_a_record_that_ends_early_is_no_endpoint_and_no_crash(tmp_path: Path) ->
 
 
 def test_a_logged_nan_is_a_divergence_and_a_blank_cell_is_not(tmp_path: Path) -> None:
-    rows = table().astype({"val/loss": object})
-    rows.loc[(rows["method"] == "B") & (rows["seed"] == 1) & (rows["iter"] == 300), "val/loss"] = "nan"
-    rows.loc[(rows["method"] == "B") & (rows["seed"] == 2) & (rows["iter"] == 100), "val/loss"] = None
+    rows = table().astype({"loss": object})
+    rows.loc[(rows["method"] == "B") & (rows["seed"] == 1) & (rows["iter"] == 300), "loss"] = "nan"
+    rows.loc[(rows["method"] == "B") & (rows["seed"] == 2) & (rows["iter"] == 100), "loss"] = None
 
     found = judged(tmp_path, rows, mapped())
 
@@ -142,7 +118,7 @@ def test_what_ray_never_wrote_is_one_error_that_names_the_file(
 ) -> None:
     path = tmp_path / "tune" / "trial_A_0" / file
     path.parent.mkdir(parents=True)
-    path.write_text(f'{content}\n{{"val/loss": 1.0}}\n' if file == "result.json" else content)
+    path.write_text(f'{content}\n{{"loss": 1.0}}\n' if file == "result.json" else content)
 
     with pytest.raises(ResultsError, match=rf"trial_A_0/{file}") as caught:
         import_runs("ray", [tmp_path / "tune"], RAY, "map.yaml", tmp_path / "out")
@@ -157,7 +133,7 @@ def test_tensorboard_folders_name_arm_and_seed_in_their_path(tmp_path: Path) -> 
         for seed in range(6):
             with SummaryWriter(str(tmp_path / "logs" / f"{arm}-seed{seed}")) as writer:
                 for step in STEPS:
-                    writer.add_scalar("val/loss", value(arm, seed, step), step)
+                    writer.add_scalar("loss", value(arm, seed, step), step)
     mapping = mapped(arm={"path": "([AB])-seed"}, seed={"path": r"seed(\d+)"}, step="step")
 
     out = import_runs("tensorboard", [tmp_path / "logs"], mapping, "map.yaml", tmp_path / "out")
@@ -187,10 +163,10 @@ def without(field: str) -> dict[str, Any]:
         (lambda: mapped(arm={"path": "("}), r"arm\.path: '\(' is no regular expression"),
         (lambda: mapped(arm={"path": "a", "run": "b"}), "needs exactly one group"),
         (lambda: mapped(arm={"column": "a", "run": "(b)"}), "give one of column, path and run"),
-        (lambda: mapped(seed="val/loss"), r"seed '1\.8' is no whole number"),
+        (lambda: mapped(seed="loss"), r"seed '1\.8' is no whole number"),
         (lambda: mapped(seed="method"), "line 2: seed 'A' is no whole number"),
         (
-            lambda: mapped(metrics={"val_loss": "val/loss"}),
+            lambda: mapped(metrics={"val_loss": "loss"}),
             r"metrics\.val_loss needs a direction, min or max",
         ),
         (lambda: mapped(analysis={"baseline": "C", "primary": "val_loss"}), "baseline: arm 'C' is unknown"),
